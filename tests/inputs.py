@@ -210,6 +210,10 @@ ARRAYS: dict[str, Spec] = {
     "rewards": Spec("BT", normal, (-1e2, 0.0, 1e2), grad=False),
     "values": Spec("BT", normal, (-1e2, 0.0, 1e2)),
     "advantages": Spec("BT", normal, (-1e2, 0.0, 1e2), grad=False),
+    "returns_to_go": Spec("BT", normal, (-1e2, 0.0, 1e2), grad=False),
+    "old_values": Spec("BT", normal, (-1e2, 0.0, 1e2), grad=False),
+    "token_entropies": Spec("BT", uniform, (0.0, 12.0)),
+    "list_rewards": LIST_SCORES,
     "eps": Spec("BHW", normal, (-1e2, 0.0, 1e2)),
     "eps_hat": Spec("BHW", normal, (-1e2, 0.0, 1e2)),
     "log_snr": Spec("B", normal, (-1e2, 0.0, 1e2), grad=False),
@@ -254,6 +258,12 @@ EXEMPT: dict[str, dict[str, str]] = {
         "hyper:log_partition": "only acts inside the stopped cost",
         "hyper:baseline": "only acts inside the stopped cost",
     },
+    "prefjax.losses.policy:cispo": {
+        "gradient": "a score function: its weight is stopped; tests/losses/test_policy.py",
+        "hyper:clip_low": "only acts inside the stopped weight",
+        "hyper:clip_high": "only acts inside the stopped weight",
+    },
+    "prefjax.losses.policy_sequence:gspo_token": {"gradient": "stopped in the ratio; test_policy_sequence.py"},
     "prefjax.losses.preference.consistency:scir": {"hyper:threshold": "only acts as a threshold"},
     "prefjax.losses.preference.unary:kto_pair": {"gradient": "stopped through the means; tests/losses/test_unary.py"},
 }

@@ -9,13 +9,13 @@ at the whole batch. Advantages are data: no gradient flows through any function 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from prefjax.ops import masked, numerics, shapes
+from prefjax.ops import masked, numerics, options, shapes
 
 
 class Advantages(NamedTuple):
@@ -67,9 +67,7 @@ def gae(
     dtype = jnp.result_type(rewards, values)
     end = jnp.zeros(size, dtype) if last_values is None else numerics.as_float(last_values).astype(dtype)
 
-    def back(
-        after: tuple[jax.Array, jax.Array], step: tuple[jax.Array, ...]
-    ) -> tuple[tuple[jax.Array, ...], jax.Array]:
+    def back(after: tuple[jax.Array, jax.Array], step: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         (next_value, next_advantage), (kept, reward, value) = after, step
         advantage = reward + gamma * next_value - value + gamma * lam * next_advantage
         after = (jnp.where(kept, value, next_value), jnp.where(kept, advantage, next_advantage))
@@ -244,3 +242,12 @@ def sequence_log_ratios(
     if not per_token:
         return total
     return masked.divide(total, jnp.sum(_keep(gaps.shape, where), axis=1).astype(total.dtype))
+
+
+def over_tokens(values: jax.Array, where: jax.Array | None, reduce: str) -> jax.Array:
+    """[B, T] -> [B]: the "sum" or the "mean" over kept tokens, 0 where there is none.
+
+    With the sum, `compose(count="lengths")` divides by all tokens of the batch: every token counts the same. With the
+    mean every response counts the same.
+    """
+    return options.choose({"sum": masked.sum, "mean": masked.mean}, reduce=reduce)(values, where, axis=1)

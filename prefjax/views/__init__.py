@@ -154,6 +154,10 @@ GLOSSARY: dict[str, str] = {
     "advantages": "[B, T] advantages",
     "old_token_logps": "[B, T] log-prob under the policy that sampled, nats",
     "action_mask": "[B, T] bool: the token is an action",
+    "returns_to_go": "[B, T] discounted sum of the rewards to come, what the critic's values are fitted to",
+    "old_values": "[B, T] critic's values when the data was sampled",
+    "token_entropies": "[B, T] entropy of the policy's next-token distribution, nats",
+    "list_rewards": "[B, K] reward of each of K responses",
     "eps": "[B, ...] the noise that was added",
     "eps_hat": "[B, ...] the noise that was predicted",
     "log_snr": "[B] log signal-to-noise ratio",
@@ -173,6 +177,7 @@ MASK_OF: dict[str, str] = {
     "chosen_step_scores": "step_mask",
     "attribute_scores": "attribute_mask",
     "values": "action_mask",
+    "token_entropies": "token_mask",
     "advantages": "action_mask",
 }
 
