@@ -23,6 +23,7 @@ _REFUSED = (
 # Switches that say how a model is computed or begins, not which function of its parameters it is.
 _FREE = {"dtype", "param_dtype", "remat", "scan_layers", "attention", "init_std", "global_every", "global_layers"}
 _HEADS = {"lm_head", "outputs", "tied", "logit_softcap", "head_bias", "score_bias"}
+ENCODERS = ("bert",)
 _WITH_IMAGES = ("Gemma3ForConditionalGeneration", "Gemma3ForSequenceClassification")
 
 
@@ -57,6 +58,8 @@ def parse(config: Mapping[str, Any], where: str) -> Folder:
     if kind == "gemma3" and isinstance(config.get("text_config"), Mapping):  # with images: the text part alone
         config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **config, **config["text_config"]}
         kind = "gemma3_text"
+    if kind in ENCODERS:
+        raise ValueError(f"{where}: model_type={kind!r} is an encoder; read it with prefjax.models.hf_encoder")
     if kind not in FAMILIES:
         raise ValueError(f"{where}: model_type={kind!r} is unknown; {did_you_mean(str(kind), FAMILIES)}")
     family = FAMILIES[kind]

@@ -12,7 +12,7 @@ from prefjax.models.decoder import DecoderConfig
 
 Switches = dict[str, Any]
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
     "gelu": "gelu",
@@ -22,7 +22,7 @@ _ACTIVATIONS = {
     "relu": "relu",
     "relu2": "relu_squared",
 }
-_ACTIVATION_NAMES = {
+ACTIVATION_NAMES = {
     "silu": "silu",
     "gelu": "gelu",
     "gelu_tanh": "gelu_pytorch_tanh",
@@ -77,9 +77,9 @@ class Family:
 
 def _activation(fields: Fields, name: str) -> str:
     value = fields[name]
-    if value not in _ACTIVATIONS:
-        raise ValueError(f"{fields.where}: {name}={value!r} is unknown; {did_you_mean(str(value), _ACTIVATIONS)}")
-    return _ACTIVATIONS[value]
+    if value not in ACTIVATIONS:
+        raise ValueError(f"{fields.where}: {name}={value!r} is unknown; {did_you_mean(str(value), ACTIVATIONS)}")
+    return ACTIVATIONS[value]
 
 
 def _scaling(fields: Fields, given: Any, theta: float) -> tuple[float, float | None, dict[str, Any] | None]:
@@ -174,7 +174,7 @@ def _llama_like_fields(cfg: DecoderConfig) -> dict[str, Any]:
         "num_key_value_heads": cfg.num_kv_heads,
         "head_dim": cfg.head_dim,
         "intermediate_size": cfg.intermediate_size,
-        "hidden_act": _ACTIVATION_NAMES[cfg.activation],
+        "hidden_act": ACTIVATION_NAMES[cfg.activation],
         "rms_norm_eps": cfg.norm_eps,
         "tie_word_embeddings": cfg.tied,
         "initializer_range": cfg.init_std,
@@ -249,7 +249,7 @@ def _read_gemma(fields: Fields) -> Switches:
 
 
 def _write_gemma(cfg: DecoderConfig) -> dict[str, Any]:
-    name = _ACTIVATION_NAMES[cfg.activation]
+    name = ACTIVATION_NAMES[cfg.activation]
     return {**_llama_like_fields(cfg), "attention_bias": cfg.out_bias, "hidden_activation": name}
 
 
@@ -336,7 +336,7 @@ def _write_gpt2(cfg: DecoderConfig) -> dict[str, Any]:
         "n_head": cfg.num_heads,
         "n_inner": cfg.intermediate_size,
         "n_positions": cfg.max_positions,
-        "activation_function": {**_ACTIVATION_NAMES, "gelu_tanh": "gelu_new"}[cfg.activation],
+        "activation_function": {**ACTIVATION_NAMES, "gelu_tanh": "gelu_new"}[cfg.activation],
         "layer_norm_epsilon": cfg.norm_eps,
         "scale_attn_weights": math.isclose(cfg.attention_scale, cfg.head_dim**-0.5),
         "tie_word_embeddings": cfg.tied,
@@ -382,7 +382,7 @@ def _write_gpt_neox(cfg: DecoderConfig) -> dict[str, Any]:
         "num_hidden_layers": cfg.num_layers,
         "num_attention_heads": cfg.num_heads,
         "intermediate_size": cfg.intermediate_size,
-        "hidden_act": _ACTIVATION_NAMES[cfg.activation],
+        "hidden_act": ACTIVATION_NAMES[cfg.activation],
         "layer_norm_eps": cfg.norm_eps,
         "use_parallel_residual": cfg.parallel_residual,
         "attention_bias": cfg.out_bias,
