@@ -160,3 +160,22 @@ def dco(logps: jax.Array, *, samples: ArrayLike = 64.0) -> jax.Array:
     """
     shapes.same_shape(ndim=1, logps=logps)
     return -coverage.log_coverage(logps, samples)
+
+
+def dco_estimated(logps: jax.Array, success_rates: jax.Array, *, samples: ArrayLike = 64.0) -> jax.Array:
+    """DCO where a chain of thought hides p: cross-entropy times the factor F(N, p), p estimated from samples.
+
+    loss = -sg(F(N, p)) log pi(thought, answer), F = N p (1 - p)^(N - 1) / (1 - (1 - p)^N).
+
+    Args:
+      logps: [B] policy log-prob of the demonstrated thought and answer, nats, summed over tokens.
+      success_rates: [B] in [0, 1], share of the policy's own samples whose answer is right; no gradient flows.
+      samples: >= 1, N, how many tries the test allows; 1 is cross-entropy.
+    Returns: [B]; its value means nothing, its gradient does. Raises: ValueError if shapes differ.
+    Reference: Chen et al., "Rethinking Fine-Tuning when Scaling Test-Time Compute: Limiting Confidence Improves
+      Mathematical Reasoning", 2025, arXiv:2502.07154. Reconstructed: the estimate inside F only, from a summary.
+    """
+    shapes.same_shape(ndim=1, logps=logps, success_rates=success_rates)
+    return -coverage.gradient_factor(jnp.log(jnp.maximum(numerics.as_float(success_rates), 1e-30)), samples) * (
+        numerics.as_float(logps)
+    )

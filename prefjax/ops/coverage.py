@@ -32,3 +32,11 @@ def log_coverage(logps: ArrayLike, samples: ArrayLike) -> jax.Array:
     ratio = -jnp.expm1(-jnp.where(some, u, 1.0)) / jnp.where(some, u, 1.0)
     shrinkage = jnp.where(some, jnp.log(ratio), -u / 2 + u**2 / 24 - u**4 / 2880)
     return jnp.where(large, near, jnp.log(samples) + log_p + log_hazard + shrinkage)
+
+
+def gradient_factor(logps: ArrayLike, samples: ArrayLike) -> jax.Array:
+    """N p (1 - p)^(N - 1) / (1 - (1 - p)^N), the slope of `log_coverage` in logps, in [0, 1]; no gradient flows."""
+    logps, samples = numerics.as_float(logps), jnp.asarray(samples)
+    missing = (samples - 1) * numerics.log1mexp(logps)
+    log_factor = jnp.log(samples) + logps + missing - log_coverage(logps, samples)
+    return jax.lax.stop_gradient(jnp.exp(jnp.minimum(log_factor, 0)))

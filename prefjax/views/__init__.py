@@ -157,6 +157,7 @@ GLOSSARY: dict[str, str] = {
     "returns_to_go": "[B, T] discounted sum of the rewards to come, what the critic's values are fitted to",
     "old_values": "[B, T] critic's values when the data was sampled",
     "token_entropies": "[B, T] entropy of the policy's next-token distribution, nats",
+    "success_rates": "[B] in [0, 1]: share of the policy's samples for the prompt that are right",
     "list_rewards": "[B, K] reward of each of K responses",
     "eps": "[B, ...] the noise that was added",
     "eps_hat": "[B, ...] the noise that was predicted",
