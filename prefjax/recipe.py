@@ -150,6 +150,7 @@ def make_model(node: Any, dataset: Any) -> Any:
     """The model; options that the config leaves out and the data knows (vocab_size) come from the data."""
     fn = build(node)
     known = {"vocab_size": lambda: dataset.tokenizer.vocab_size}
+    known |= {name: lambda size=size: size for name, size in getattr(dataset, "sizes", {}).items()}
     parameters = inspect.signature(fn).parameters
     unset = {n: f() for n, f in known.items() if n in parameters and parameters[n].default is inspect.Parameter.empty}
     model = fn(**unset)
