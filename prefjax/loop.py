@@ -27,6 +27,7 @@ from prefjax.progress import Progress
 log = logging.getLogger(__name__)
 
 TOKENIZER = "tokenizer"
+LEARNED = "learned"
 # Options of a model that may differ from the stage it starts from: heads, and how (not what) it computes.
 FREE_SWITCHES = ("outputs", "lm_head", "dtype", "param_dtype", "remat", "scan_layers", "attention", "max_positions")
 
@@ -59,12 +60,14 @@ class Run:
     def evaluate(self) -> dict[str, float]:
         """Means over the held-out batches, as `eval/<metric>`; empty when the data has no held-out part."""
         total: dict[str, Mean] = {}
-        for batch in self.dataset.eval():
+        batches = self.dataset.eval()
+        for batch in batches:
             part = self._eval_step(
                 self.state.params, train.with_step(self.state), mesh.put_batch(batch, self.mesh), self.key
             )
             total = {name: total[name] + mean for name, mean in part.items()} if total else part
-        return {f"eval/{name}": float(mean.value) for name, mean in total.items()}
+        more = getattr(batches, "metrics", {})  # what online data say of the responses that were sampled
+        return {f"eval/{name}": float(value) for name, value in {**more, **_values(total)}.items()}
 
     @functools.cached_property
     def _eval_step(self) -> Any:
@@ -110,6 +113,10 @@ def resolve(config: Config | Mapping[str, Any]) -> Config:
     return recipe.config(**fields)
 
 
+def _values(means: Mapping[str, Mean]) -> dict[str, float]:
+    return {name: float(mean.value) for name, mean in means.items()}
+
+
 def assemble(config: Config, workdir: str | pathlib.Path, *, begin: bool = True) -> Run:
     """Builds data, model, objective, optimizer, mesh and initial state, and checks that they fit before any compute.
 
@@ -141,13 +148,17 @@ def assemble(config: Config, workdir: str | pathlib.Path, *, begin: bool = True)
     state = jax.jit(start, out_shardings=placed)(key)
     if config.init_from and begin:
         state = begin_from(state, config, model, placed)
-    return Run(config, workdir, dataset, model, objective, tx, grid, placed, state, key)
+    run = Run(config, workdir, dataset, model, objective, tx, grid, placed, state, key)
+    if hasattr(dataset, "follow"):
+        dataset.follow(run)  # online data: sampled from the parameters that the run has at the time
+    return run
 
 
 def make_dataset(config: Config, workdir: str | pathlib.Path) -> Any:
     """The data. Where it would train a tokenizer, it takes the one that the run, or the stage it starts from, has."""
     fn = build(config.data)
-    if not str(getattr(fn, "keywords", {}).get("tokenizer", "")).startswith("bpe:"):
+    source = getattr(fn, "keywords", {}).get("prompts", fn)  # online data hold the tokenizer of their prompts
+    if not str(getattr(source, "keywords", {}).get("tokenizer", "")).startswith("bpe:"):
         return fn()
     folders = [pathlib.Path(workdir) / TOKENIZER]
     if config.init_from:
@@ -156,12 +167,15 @@ def make_dataset(config: Config, workdir: str | pathlib.Path) -> Any:
         return fn()
     kept = next((folder for folder in folders if folder.is_dir()), folders[-1])
     print(f"tokenizer: that of {kept}", flush=True)
-    return fn(tokenizer=str(kept))
+    kept_source = functools.partial(source, tokenizer=str(kept))
+    return kept_source() if source is fn else fn(prompts=kept_source)
 
 
 def initial_state(key: jax.Array, *, config: Config, model: Any, tx: optax.GradientTransformation) -> train.State:
     """Parameters, optimizer state and carry at step 0."""
     params = model.init(jax.random.fold_in(key, 0))
+    if config.learned:
+        params = {**params, LEARNED: recipe.make_learned(config.learned, model, jax.random.fold_in(key, 1))}
     carry = build(config.carry)(params) if config.carry else {}
     if config.reference:
         carry = {**carry, "reference": params}
@@ -181,6 +195,8 @@ def begin_from(state: train.State, config: Config, model: Any, placed: Any) -> t
     else:
         changed = changed_switches(source, config.model)
         params = merged(leaves.named_leaves(checkpoint.load_params(source)), state.params, source)
+    if LEARNED in state.params:
+        params = {LEARNED: state.params[LEARNED], **params}
     if changed:
         shown = ", ".join(f"{name}={new!r} instead of {old!r}" for name, (old, new) in sorted(changed.items()))
         raise ValueError(f"init_from={source}: this model is another one: {shown}")
@@ -260,6 +276,7 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
     bar = Progress(config.steps, initial=first)
     meta = {"config": rundir.plain(config), "seed": config.seed, "versions": rundir.versions()}
     lagged = writers.Lagged()
+    sampled: dict[int, Mapping[str, float]] = {}  # of each step, what online data say of its round
     waited, tokens, mark = 0.0, 0, time.monotonic()
 
     def settle(arrived: writers.Fetched | None) -> None:
@@ -269,12 +286,13 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
         step, values, batch = arrived
         debug.check_loss(values["loss"], step=step, batch=batch, run=run, metrics=values)
         count = count_tokens(batch)
+        more = sampled.pop(step)
         tokens += count
         bar.update(step, loss=values["loss"], tokens=count)
         if step % config.log_every == 0 or step == config.steps:
             now = time.monotonic()
             rates = {"speed/tokens_per_second": tokens / (now - mark), "speed/data_wait": waited / (now - mark)}
-            out.write(step, {**values, **rates})
+            out.write(step, {**values, **more, **rates})
             waited, tokens, mark = 0.0, 0, now
 
     def settle_all() -> None:
@@ -285,6 +303,7 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
         for step in range(first + 1, last + 1):
             began = time.monotonic()
             batch = next(data)
+            sampled[step] = getattr(data, "metrics", {})
             waited += time.monotonic() - began
             key = jax.random.fold_in(run.key, step)
             run.state, metrics = step_fn(run.state, mesh.put_batch(batch, run.mesh), key)

@@ -101,7 +101,7 @@ class Composed:
 
     @property
     def coupled(self) -> bool:
-        return is_coupled(self.loss)
+        return is_coupled(self.loss) or is_coupled(self.view)
 
     def __call__(
         self, params: Any, carry: Any, batch: Any, key: jax.Array, *, cache: dict[int, Any] | None = None

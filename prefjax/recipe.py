@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -25,6 +26,7 @@ CONFIG: dict[str, Any] = {
     "data": None,  # ref to a function that returns a Dataset
     "model": None,  # ref to a function that returns a model with init(key)
     "objective": None,  # {name: term(...)}
+    "learned": None,  # {name: ref to (key, *, ...) -> parameters}: learned beside the model, params["learned"][name]
     "optimizer": None,  # ref to an optax optimizer; `total_steps` is bound to `steps`
     "accumulate": 1,  # micro-batches a step
     "reference": False,  # carry["reference"]: a frozen copy of the initial parameters
@@ -144,6 +146,22 @@ def make_optimizer(node: Any, steps: int) -> optax.GradientTransformation:
     parameters = inspect.signature(fn).parameters
     unset = "total_steps" in parameters and parameters["total_steps"].default is inspect.Parameter.empty
     return fn(total_steps=steps) if unset else fn()
+
+
+def make_learned(node: Any, model: Any, key: jax.Array) -> dict[str, Any]:
+    """Initial values of what is learned beside the model, by name.
+
+    `features`, `context_features` and `layers` of an init function, where they have no default and the config leaves
+    them out, are the model's hidden size and 1: views read the last layer.
+    """
+    known = {"features": model.config.hidden_size, "context_features": model.config.hidden_size, "layers": 1}
+    out = {}
+    for index, (name, ref_) in enumerate(sorted(dict(node or {}).items())):
+        fn = build(ref_)
+        parameters = inspect.signature(fn).parameters
+        unset = {n: v for n, v in known.items() if n in parameters and parameters[n].default is inspect.Parameter.empty}
+        out[name] = fn(jax.random.fold_in(key, index), **unset)
+    return out
 
 
 def make_model(node: Any, dataset: Any) -> Any:

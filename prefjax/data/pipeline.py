@@ -7,7 +7,7 @@ import functools
 import hashlib
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from prefjax.data.packing import Corpus, Layout
 from prefjax.data.sources import RowError, Skips, read_text
 from prefjax.data.tokenization import END_OF_TEXT, Tokenizer
 
+Rewrite = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
+Derive = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
 BPE = "bpe:"
 EXACT = 20_000  # examples up to which an epoch's batches are counted rather than estimated
 
@@ -123,6 +125,8 @@ def dataset(
     path: str | Sequence[str],
     format: str = "auto",
     use_as: str | None = None,
+    rewrite: Rewrite | None = None,
+    derive: Derive | None = None,
     mismatched: bool = False,
     tokenizer: str | Tokenizer = "bpe:1024",
     eos_token: str | None = None,
@@ -172,6 +176,8 @@ def dataset(
         found,
         kind=kind,
         use_as=use_as,
+        rewrite=rewrite,
+        derive=derive,
         mismatched=mismatched,
         eval_records=held,
         skipped=skips.counts,
@@ -204,6 +210,8 @@ def from_records(
     *,
     kind: str,
     use_as: str | None = None,
+    rewrite: Rewrite | None = None,
+    derive: Derive | None = None,
     mismatched: bool = False,
     tokenizer: str | Tokenizer = "bpe:1024",
     eos_token: str | None = None,
@@ -235,6 +243,8 @@ def from_records(
       found: text records, see records.check.
       kind: one of records.KINDS.
       use_as: another kind to turn the records into; see `convert`. None keeps `kind`.
+      rewrite: function of the text records, [record] -> [record], called on training and held-out ones; see `rewrite`.
+      derive: function of the tokenised examples of a side of the split, [example] -> [example]; see `derive`.
       mismatched: gives each single response (kind "unpaired") another prompt's response beside it, for KTO's baseline.
       tokenizer: a `Tokenizer`; a path for tokenization.load; `bpe:N` to train one of N tokens on the training texts;
         `bytes` for one token a byte.
@@ -269,6 +279,8 @@ def from_records(
         records.check_kind(use_as)
         both = [convert.convert(part, kind, use_as) for part in both]
         kind = use_as
+    if rewrite is not None:
+        both = [rewrite(part) for part in both]
     if mismatched and kind != "unpaired":
         raise ValueError(f"mismatched=True has no meaning for kind {kind!r}; expected 'unpaired'")
     kept = both[0] + both[1]
@@ -291,8 +303,12 @@ def from_records(
     done, counts = examples_.tokenise(kept, made, limits, kind=kind, chat_template=template, skips=skips)
     if counts.truncated_prompts or counts.truncated_responses or counts.dropped or counts.skipped:
         print(f"data: {counts}", flush=True)
-    most = max((len(e["responses"]) for e in done), default=0) if responses is None else responses
     parts = [[e for e in done if mask[e["record"]] == side] for side in (False, True)]
+    if derive is not None:
+        parts, counts = _derived(derive, parts, counts, layout, row_length)
+    if kind == "pairs" and any(len(record["responses"]) != 2 for record in kept):
+        kind = "lists"  # a rewriting gave more responses: no longer chosen and rejected alone
+    most = max((len(e["responses"]) for part in parts for e in part), default=0) if responses is None else responses
     if not parts[0]:
         raise ValueError(f"{about}: no training example is left; {counts}")
     corpora = [packing.corpus(part, responses=most) for part in parts]
@@ -300,6 +316,19 @@ def from_records(
         slots = _usual_slots(np.concatenate([c.sizes() for c in corpora]), row_length) if layout == "shared" else 1
     shape = Layout(layout, rows, row_length, slots, most, look_ahead, fit)
     return Dataset(kind, kept, made, counts, shape, corpora[0], corpora[1], mask, seed, about)
+
+
+def _derived(
+    derive: Derive, parts: list[list[dict[str, Any]]], counts: Counts, layout: str, row_length: int
+) -> tuple[list[list[dict[str, Any]]], Counts]:
+    """The derived examples of both sides, without those that no longer fit a row, and their counts."""
+    gather = sum if layout == "shared" else max
+    made = [derive(part) if part else [] for part in parts]
+    kept = [[e for e in part if len(e["prompt"]) + gather(map(len, e["responses"])) <= row_length] for part in made]
+    lost = sum(map(len, made)) - sum(map(len, kept))
+    dropped = {**counts.dropped, **({"too long when derived": lost} if lost else {})}
+    tokens = sum(len(e["prompt"]) + sum(map(len, e["responses"])) for part in kept for e in part)
+    return kept, dataclasses.replace(counts, examples=sum(map(len, kept)), tokens=tokens, dropped=dropped)
 
 
 def _checked(found: Sequence[Mapping[str, Any]], kind: str, skips: Skips) -> list[dict[str, Any]]:

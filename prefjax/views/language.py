@@ -1,8 +1,9 @@
-"""Views of language models: log-probs and scores of responses, from the one token layout."""
+"""Views of language models: log-probs of responses, from the one token layout."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,13 +11,18 @@ import jax.numpy as jnp
 
 from prefjax.models.decoder import LanguageModel
 from prefjax.ops.logprobs import token_logps
-from prefjax.views import Named, layout
+from prefjax.views import Named, layout, rewards, roles, tokens
+from prefjax.views.rewards import scored_lists as scored_lists
+from prefjax.views.rewards import scored_pairs as scored_pairs
 
 
-def row_logps(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Array:
-    """[R, T] log-prob in nats of each response token given what it may see; 0 for prompt and padding."""
-    hidden = model.hidden(params, *(batch[name] for name in layout.TOKEN_FIELDS))
-    states = jnp.take_along_axis(hidden, layout.predictors(batch)[..., None], axis=1)
+def row_logps(model: LanguageModel, params: Any, batch: layout.Batch, states: jax.Array | None = None) -> jax.Array:
+    """[R, T] log-prob in nats of each response token given what it may see; 0 for prompt, context and padding.
+
+    Args:
+      states: [R, T, D] of `tokens.row_states`, where they are at hand.
+    """
+    states = tokens.row_states(model, params, batch) if states is None else states
     head = model.unembed(params)
     logps = token_logps(
         states.reshape(-1, states.shape[-1]),
@@ -25,110 +31,122 @@ def row_logps(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Arr
         bias=head.bias,
         softcap=head.softcap,
     ).reshape(batch["tokens"].shape)
-    scored = (batch["branches"] > 0) & (batch["segments"] > 0)
-    return jnp.where(scored, logps, 0.0)
+    return jnp.where(layout.scored(batch), logps, 0.0)
 
 
-def _responses(model: LanguageModel, params: Any, batch: layout.Batch) -> Named:
-    """Lazy `logps` [B, K], `token_logps` [B, K, T] of one model; one forward pass serves both."""
-    rows = functools.cache(lambda: row_logps(model, params, batch))
-    return Named(
-        {
-            "logps": lambda: layout.response_sums(rows(), batch),
-            "token_logps": lambda: layout.response_tokens(rows(), batch)[0],
-        }
-    )
+def _responses(model: LanguageModel, params: Any, batch: layout.Batch, prefix: str = "") -> dict[str, Any]:
+    """Lazy [B, K] and [B, K, T] arrays of one model; one forward pass serves all, `states` being its last states."""
+    states = functools.cache(lambda: tokens.row_states(model, params, batch))
+    rows = functools.cache(lambda: row_logps(model, params, batch, states()))
+    return {
+        "states": states,
+        f"{prefix}logps": lambda: layout.response_sums(rows(), batch),
+        f"{prefix}token_logps": lambda: layout.response_tokens(rows(), batch)[0],
+        f"{prefix}prompt_logps": lambda: layout.prompt_sums(
+            tokens.row_stats(model, params, batch, states())["logps"], batch
+        ),
+    }
 
 
-def _policy_and_reference(params: Any, carry: Any, batch: layout.Batch, model: LanguageModel) -> tuple[Named, Named]:
-    """The reference from the batch's stored `ref_logps` where there are any, else from carry["reference"]."""
+def policy_arrays(params: Any, carry: Any, batch: layout.Batch, model: LanguageModel) -> dict[str, Any]:
+    """{name: () -> [B, K, ...]} of policy and reference, for `roles.named`.
+
+    The reference is the batch's stored `ref_logps` where there are any, else carry["reference"], whose gradient is
+    stopped; with neither there are no `ref_` arrays, and without its parameters no KLs.
+    """
+    arrays = _responses(model, params, batch)
+    states = arrays.pop("states")
+    arrays["token_baselines"] = lambda: layout.response_tokens(
+        tokens.row_baselines(model, params, batch, states()), batch
+    )[0]
     if "ref_logps" in batch:
-        reference = Named({"logps": layout.fields(batch)["ref_logps"]})
+        arrays["ref_logps"] = lambda: layout.fields(batch)["ref_logps"]
     elif "reference" in (carry or {}):
-        reference = _responses(model, jax.lax.stop_gradient(carry["reference"]), batch)
-    else:
-        reference = Named({})
-    return _responses(model, params, batch), reference
+        reference = jax.lax.stop_gradient(carry["reference"])
+        theirs = _responses(model, reference, batch, "ref_")
+        ref_states = theirs.pop("states")
+        kls = functools.cache(lambda: tokens.row_kls(model, params, reference, batch, states(), ref_states()))
+        arrays |= theirs
+        arrays["kls"] = lambda: layout.response_sums(kls(), batch)
+        arrays["token_kls"] = lambda: layout.response_tokens(kls(), batch)[0]
+    return arrays
 
 
-def _branch(source: Named, name: str, k: int | None) -> Any:
-    return lambda: source[name] if k is None else source[name][:, k]
-
-
-def _named(policy: Named, reference: Named, batch: layout.Batch, roles: dict[str, int | None]) -> dict[str, Any]:
-    """Entries `<role>logps`, `<role>token_logps`, `<role>lengths` and so on for each role (a name prefix, a branch)."""
-    masks = functools.cache(lambda: layout.response_tokens(jnp.ones(batch["tokens"].shape), batch)[1])
-    sizes = functools.cache(lambda: layout.lengths(batch))
-    entries: dict[str, Any] = {}
-    for role, k in roles.items():
-        for kind in policy:
-            entries[f"{role}{kind}"] = _branch(policy, kind, k)
-        for kind in reference:
-            entries[f"ref_{role}{kind}"] = _branch(reference, kind, k)
-        entries[f"{role}lengths"] = lambda k=k: sizes() if k is None else sizes()[:, k]
-        mask = {"chosen_": "chosen_mask", "rejected_": "rejected_mask", "": "token_mask"}.get(role)
-        if mask:
-            entries[mask] = lambda k=k: masks()[:, k]
-    stored = {name: x for name, x in layout.fields(batch).items() if name not in ("ref_logps", "response_mask")}
-    return {**stored, **entries}
-
-
-def pairs(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, model: LanguageModel) -> Named:
-    """chosen_ and rejected_ logps, token_logps, lengths, masks, with ref_ forms; further fields of the batch by name.
+def pairs(
+    params: Any,
+    carry: Any,
+    batch: layout.Batch,
+    key: jax.Array,
+    *,
+    model: LanguageModel,
+    parts: Mapping[str, int] | None = None,
+    stacks: Mapping[str, tuple[str, ...]] | None = None,
+    constants: Mapping[str, tuple[float, ...]] | None = None,
+    scores: bool = False,
+) -> Named:
+    """chosen_ and rejected_ logps, token_logps, prompt_logps, lengths, masks, step masks, KLs, with ref_ forms.
 
     Args:
       params: the policy's parameters.
-      carry: `reference` holds the reference's parameters; not read when the batch stores `ref_logps` [E, S, 2].
-      batch: two responses an example, the chosen one first.
+      carry: `reference` holds the reference's parameters; not read when the batch stores `ref_logps` [E, S, K].
+      batch: the chosen response first, then the rejected one; its further fields are given by name.
       key: not used.
       model: the language model.
+      parts: {role: response} of examples with more responses, {"chosen": 0, "rejected": 1, "improved": 2, ...}; each
+        role has the arrays above under its name. None is chosen and rejected.
+      stacks: {name: fields}, [B, F] of a response's fields by role, such as chosen_margin_rewards.
+      constants: {name: numbers}, arrays that the config fixes, such as margin_weights.
+      scores: whether the model's score head gives chosen_scores and rejected_scores as well.
     """
     del key
-    policy, reference = _policy_and_reference(params, carry, batch, model)
-    return Named(_named(policy, reference, batch, {"chosen_": 0, "rejected_": 1}))
+    cast = dict(roles.PAIR if parts is None else parts)
+    arrays = policy_arrays(params, carry, batch, model)
+    if scores:
+        arrays["scores"] = functools.cache(lambda: rewards.response_scores(params, batch, model))
+    entries = roles.named(arrays, cast) | roles.of_batch(batch, cast)
+    return Named(entries | roles.stacked(batch, cast, stacks) | roles.constants(constants))
 
 
-def responses(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, model: LanguageModel) -> Named:
+def responses(
+    params: Any,
+    carry: Any,
+    batch: layout.Batch,
+    key: jax.Array,
+    *,
+    model: LanguageModel,
+    stacks: Mapping[str, tuple[str, ...]] | None = None,
+    target_beta: float | None = None,
+) -> Named:
     """logps, token_logps, token_mask, lengths of the first response, with ref_ forms: supervised or unpaired data.
 
     Where examples have a second response it is a mismatched one, and its log-probs are `kl_logps` (KTO's baseline).
+
+    Args:
+      params, carry, batch, key, model, stacks: as in `pairs`.
+      target_beta: gives `target_logps` = ref_logps + gold / target_beta, the unnormalised optimum of RLHF where the
+        batch's field `gold` is the reward, and `proposal_logps` = ref_logps, for responses drawn from the reference.
     """
     del key
-    policy, reference = _policy_and_reference(params, carry, batch, model)
-    entries = _named(policy, reference, batch, {"": 0})
+    arrays = policy_arrays(params, carry, batch, model)
+    entries = roles.named(arrays, {"": 0}) | roles.of_batch(batch, {"": 0}) | roles.stacked(batch, {"": 0}, stacks)
     if batch["response_mask"].shape[-1] > 1:
-        entries["kl_logps"] = lambda: policy["logps"][:, 1]
-        if reference:
-            entries["ref_kl_logps"] = lambda: reference["logps"][:, 1]
+        second = {name: arrays[name] for name in ("logps", "ref_logps") if name in arrays}
+        entries |= roles.named(second, {"kl": 1})
+    if target_beta is not None and "ref_logps" in arrays:
+        if "gold" not in batch:
+            raise ValueError(f"target_beta needs the field 'gold'; the batch has {', '.join(layout.fields(batch))}")
+        gold = layout.fields(batch)["gold"]
+        reward = gold if gold.ndim == 1 else gold[:, 0]
+        entries["proposal_logps"] = lambda: arrays["ref_logps"]()[:, 0]
+        entries["target_logps"] = lambda: arrays["ref_logps"]()[:, 0] + reward / target_beta
     return Named(entries)
 
 
 def lists(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, model: LanguageModel) -> Named:
-    """list_logps, ref_list_logps, list_lengths, list_mask [B, K]; list_labels as the batch stores them."""
+    """list_logps, list_token_logps and so on of all K responses, with ref_ forms; list_labels as the batch stores them.
+
+    list_mask [B, K] says which responses exist, list_token_mask [B, K, T] which tokens.
+    """
     del key
-    policy, reference = _policy_and_reference(params, carry, batch, model)
-    entries = _named(policy, reference, batch, {"list_": None})
-    return Named({**entries, "list_mask": layout.fields(batch)["response_mask"]})
-
-
-def _scores(params: Any, batch: layout.Batch, model: LanguageModel) -> jax.Array:
-    """[B, K] or [B, K, outputs] reward-model scores at each response's last token."""
-    hidden = model.hidden(params, *(batch[name] for name in layout.TOKEN_FIELDS))
-    scores = model.scores(params, layout.last_states(hidden, batch))
-    return scores[..., 0] if scores.shape[-1] == 1 else scores
-
-
-def scored_pairs(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, model: LanguageModel) -> Named:
-    """chosen_scores, rejected_scores [B] (or [B, outputs]) of a reward model, with lengths and the batch's fields."""
-    del carry, key
-    scores = functools.cache(lambda: _scores(params, batch, model))
-    entries = _named(Named({}), Named({}), batch, {"chosen_": 0, "rejected_": 1})
-    return Named({**entries, "chosen_scores": lambda: scores()[:, 0], "rejected_scores": lambda: scores()[:, 1]})
-
-
-def scored_lists(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, model: LanguageModel) -> Named:
-    """scores [B, K], list_mask, list_lengths of a reward model over K responses; list_labels as stored."""
-    del carry, key
-    entries = _named(Named({}), Named({}), batch, {"list_": None})
-    mask = layout.fields(batch)["response_mask"]
-    return Named({**entries, "scores": lambda: _scores(params, batch, model), "list_mask": mask})
+    entries = roles.named(policy_arrays(params, carry, batch, model), roles.LIST)
+    return Named(entries | roles.of_batch(batch, roles.LIST))

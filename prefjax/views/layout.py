@@ -4,6 +4,9 @@ A batch holds `tokens, positions, segments, branches` [R, T]. A segment (ids fro
 example; branch 0 is its prompt, branches 1..K its responses. `response_mask` [E, S, K] says which responses exist:
 E == R with several examples a row when the prompt is shared, E == R / K with one response a row when it is repeated.
 Examples are flattened to B = E * S.
+
+A response may begin with context of its own, such as a draft that it revises or another prompt: `context_lengths`
+[E, S, K], where a batch has it, counts such tokens. They are seen but not scored.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import jax.numpy as jnp
 Batch = Mapping[str, jax.Array]
 
 TOKEN_FIELDS = ("tokens", "positions", "segments", "branches")
+CONTEXT = "context_lengths"
 
 
 def slots(batch: Batch) -> tuple[int, int, int, int]:
@@ -29,6 +33,38 @@ def response_ids(batch: Batch) -> jax.Array:
     _, _, s, k = slots(batch)
     segments, branches = batch["segments"], batch["branches"]
     return jnp.where((segments > 0) & (branches > 0), (segments - 1) * k + branches - 1, s * k)
+
+
+def scored(batch: Batch) -> jax.Array:
+    """[R, T] bool: tokens of responses, after the context that a response may begin with."""
+    e, rows, s, k = slots(batch)
+    ids = response_ids(batch)
+    inside = ids < s * k
+    if CONTEXT not in batch:
+        return inside
+    sizes = jnp.reshape(batch[CONTEXT], (e, s * k))
+    sizes = jnp.repeat(jnp.pad(sizes, ((0, 0), (0, 1))), rows, axis=0)
+    prompts = (batch["branches"] == 0) & (batch["segments"] > 0)
+    prompt_sizes = jax.vmap(lambda x, i: jax.ops.segment_sum(x, i, num_segments=s + 1))(
+        prompts.astype(jnp.int32), batch["segments"]
+    )
+    offsets = batch["positions"] - jnp.take_along_axis(prompt_sizes, batch["segments"], axis=1)
+    return inside & (offsets >= jnp.take_along_axis(sizes, ids, axis=1))
+
+
+def prompt_sums(values: jax.Array, batch: Batch) -> jax.Array:
+    """[R, T] -> [B, K]: the sum over what stands before each response: its prompt, but for the first token (which
+    nothing predicts), and its own context."""
+    e, rows, s, k = slots(batch)
+    segments, branches = batch["segments"], batch["branches"]
+    shared = jnp.where((branches == 0) & (segments > 0) & (batch["positions"] > 0), values, 0)
+    sums = jax.vmap(lambda x, i: jax.ops.segment_sum(x, i, num_segments=s + 1))(shared, segments)[:, 1:]
+    # Where the prompt is repeated, each row holds it once for its one response
+    exists = response_sums(jnp.ones_like(values), batch) > 0
+    per_row = sums.reshape(e, rows, s).swapaxes(1, 2).reshape(e * s, rows)
+    prompts = jnp.broadcast_to(per_row, (e * s, k))
+    own = response_sums(jnp.where(scored(batch), 0, values), batch)
+    return jnp.where(exists, prompts + own, 0)
 
 
 def predictors(batch: Batch) -> jax.Array:
@@ -61,8 +97,8 @@ def response_sums(values: jax.Array, batch: Batch) -> jax.Array:
 
 
 def lengths(batch: Batch) -> jax.Array:
-    """[B, K] int32: tokens of each response."""
-    return response_sums(jnp.ones_like(batch["tokens"]), batch)
+    """[B, K] int32: scored tokens of each response."""
+    return response_sums(scored(batch).astype(jnp.int32), batch)
 
 
 def _starts(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -96,6 +132,14 @@ def last_states(hidden: jax.Array, batch: Batch) -> jax.Array:
     """[R, T, D] -> [B, K, D]: the state at the last token of each response, found from lengths alone."""
     first, count = _starts(batch)
     index = jnp.maximum(first + count - 1, 0)
+    taken = jnp.take_along_axis(hidden, index[..., None], axis=1)
+    return _per_example(jnp.where((count > 0)[..., None], taken, 0), batch)
+
+
+def prompt_states(hidden: jax.Array, batch: Batch) -> jax.Array:
+    """[R, T, D] -> [B, K, D]: the state at the prompt's last token, which predicts each response's first one."""
+    first, count = _starts(batch)
+    index = jnp.take_along_axis(predictors(batch), first, axis=1)
     taken = jnp.take_along_axis(hidden, index[..., None], axis=1)
     return _per_example(jnp.where((count > 0)[..., None], taken, 0), batch)
 

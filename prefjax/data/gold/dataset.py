@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prefjax.config import did_you_mean
 from prefjax.data import pipeline, tokenization
-from prefjax.data.gold import vocab
+from prefjax.data.gold import solutions, vocab
 from prefjax.data.gold import world as worlds
 
-# What kind of records each function of the world makes.
-KINDS = {
-    "sft": "sft",
-    "pairs": "pairs",
-    "cycles": "pairs",
-    "lists": "lists",
-    "unpaired": "unpaired",
-    "prompts": "prompts",
+# What kind of records each function of the world makes, by the name that a config gives.
+KINDS: dict[str, tuple[str, Callable[..., list[worlds.Record]]]] = {
+    "sft": ("sft", worlds.sft),
+    "pairs": ("pairs", worlds.pairs),
+    "cycles": ("pairs", worlds.cycles),
+    "siblings": ("pairs", solutions.siblings),
+    "lists": ("lists", worlds.lists),
+    "prefixes": ("lists", solutions.prefixes),
+    "unpaired": ("unpaired", worlds.unpaired),
+    "prompts": ("prompts", worlds.prompts),
 }
 OWN = ("size", "seed", "start", "split")
 
@@ -31,6 +33,8 @@ def dataset(
     seed: int = 0,
     world: Mapping[str, Any] | None = None,
     mismatched: bool = False,
+    rewrite: pipeline.Rewrite | None = None,
+    derive: pipeline.Derive | None = None,
     layout: str = "shared",
     rows: int = 16,
     row_length: int = 128,
@@ -40,11 +44,13 @@ def dataset(
     """Records of the gold world, with held-out prompts that no training record has.
 
     Args:
-      kind: "sft", "pairs", "cycles" (pairs that no scores fit), "lists", "unpaired" or "prompts".
+      kind: "sft", "pairs", "cycles" (pairs that no scores fit), "siblings" (pairs that part at a step), "lists",
+        "prefixes" (solutions up to each step), "unpaired" or "prompts".
       size, eval_size: training and held-out records; of cycles, multiples of 3 keep the triples whole.
       seed: of the world and of the shuffle.
       world: options of the world's function of that name (noise, annotators, tasks, length, ...); see
         `prefjax.data.gold.world`.
+      rewrite, derive: see `prefjax.data.pipeline.from_records`.
       mismatched: see `prefjax.data.pipeline.from_records`.
       layout, rows, row_length, slots, responses: see `prefjax.data.packing.Layout`.
 
@@ -53,7 +59,8 @@ def dataset(
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; {did_you_mean(kind, KINDS)}")
-    make, options = getattr(worlds, kind), dict(world or {})
+    made, make = KINDS[kind]
+    options = dict(world or {})
     allowed = [name for name in inspect.signature(make).parameters if name not in OWN]
     for name in options:
         if name not in allowed:
@@ -61,7 +68,9 @@ def dataset(
     return pipeline.from_records(
         make(size=size, seed=seed, split="train", **options),
         eval_records=make(size=eval_size, start=size, seed=seed, split="heldout", **options) if eval_size else (),
-        kind=KINDS[kind],
+        kind=made,
+        rewrite=rewrite,
+        derive=derive,
         mismatched=mismatched,
         tokenizer=tokenization.wrap(vocab.tokenizer(), eos_token="<eos>", bos_token="<bos>", where="gold world"),
         layout=layout,

@@ -1,0 +1,141 @@
+"""Text records made of others: what a paper's recipe does to the data before it is tokenised.
+
+Each function takes records and is a pipeline's `rewrite`. Those that say "gold" read the gold world's true reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.special
+
+from prefjax.data.gold import responses, reward
+from prefjax.transforms.hierarchy import hierarchical_label
+from prefjax.transforms.relabelling import goal_records
+from prefjax.transforms.selection import win_rates
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def _field(record: Mapping[str, Any], name: str) -> Any:
+    if name not in record["fields"]:
+        has = ", ".join(record["fields"]) or "none"
+        raise ValueError(f"{record.get('source')}: this recipe needs the field {name!r}; the record has {has}")
+    return record["fields"][name]
+
+
+def attributes(records: Records) -> list[dict[str, Any]]:
+    """Gold: a field of one number a response for each attribute (correctness, brevity, format, politeness)."""
+    out = []
+    for record in records:
+        found = reward.gold_reward(record["prompt"], list(record["responses"]))
+        added = {name: [float(x) for x in found[name]] for name in reward.ATTRIBUTES}
+        out.append({**record, "fields": {**record["fields"], **added}})
+    return out
+
+
+def hierarchy(
+    records: Records, *, order: Sequence[str] = reward.ATTRIBUTES, threshold: float = 0.0
+) -> list[dict[str, Any]]:
+    """Gold: preference_signs of pairs by the first attribute in `order` that tells the two responses apart."""
+    found = attributes(records)
+    factors = np.array([[record["fields"][name] for name in order] for record in found])  # [N, F, 2]
+    if not found:
+        return []
+    signs = jax.jit(hierarchical_label)(factors[..., 0], factors[..., 1], thresholds=threshold)
+    return [
+        {**record, "fields": {**record["fields"], "preference_signs": float(sign)}}
+        for record, sign in zip(found, np.asarray(signs), strict=True)
+    ]
+
+
+def levels(records: Records, *, cuts: Sequence[float] = (0.1, 0.3)) -> list[dict[str, Any]]:
+    """preference_levels L .. 2L of pairs, chosen first: L plus how many of the L `cuts` the field margins exceeds."""
+    out = []
+    for record in records:
+        level = len(cuts) + sum(float(_field(record, "margins")) > cut for cut in cuts)
+        out.append({**record, "fields": {**record["fields"], "preference_levels": float(level)}})
+    return out
+
+
+def goals(records: Records, *, scale: float = 9.0) -> list[dict[str, Any]]:
+    """Pairs told what score to aim at, twice each (`transforms.relabelling.goal_records`).
+
+    The prompt begins with the goal as a number from 0 to `scale`; scores are the fields gold_chosen and gold_rejected,
+    from 0 to 1. Both records keep the prompt's side of the split.
+    """
+
+    def render(prompt: Any, goal: float) -> Any:
+        word = str(round(scale * goal))
+        if isinstance(prompt, str):
+            return f"{word} {prompt}"
+        return [{"role": "system", "content": f"Aim at a score of {word} out of {scale:g}."}, *prompt]
+
+    out = []
+    for record in records:
+        scores = (float(_field(record, "gold_chosen")), float(_field(record, "gold_rejected")))
+        group = record.get("group") or str(record["prompt"])
+        both = goal_records(record, scores, render)
+        out += [{**one, "id": 2 * record["id"] + i, "group": group} for i, one in enumerate(both)]
+    return out
+
+
+def explained(records: Records) -> list[dict[str, Any]]:
+    """Gold: pairs with a third response, the rationale: what a perfect response to the prompt would have been."""
+    return [
+        {**r, "responses": [*r["responses"][:2], responses.perfect(r["prompt"])], "fields": _scalars(r)}
+        for r in records
+    ]
+
+
+def sampled(records: Records, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Gold: pairs with a third response drawn from the demonstrations' distribution, which the reference was tuned on.
+
+    It stands in for a response sampled from the policy, as long as that is near its reference.
+    """
+    out = []
+    for record in records:
+        rng = np.random.default_rng([seed, record["id"]])
+        text = responses.sample(rng, record["prompt"], quality=responses.MIXED)
+        out.append({**record, "responses": [*record["responses"][:2], text], "fields": _scalars(record)})
+    return out
+
+
+def contests(records: Records, *, field: str = "gold", temperature: float = 0.1) -> list[dict[str, Any]]:
+    """Lists with two fields of one number a response: how it does against the others, taken as the policy's samples.
+
+    win_rates: mean over the others of sigmoid((v_i - v_j) / temperature), v the field `field`; preference_scores: mean
+    of (v_i - v_j) / temperature.
+    """
+    if not records:
+        return []
+    counts = np.array([len(record["responses"]) for record in records])
+    exists = np.arange(counts.max()) < counts[:, None]
+    values = np.zeros(exists.shape)
+    values[exists] = np.concatenate([np.asarray(_field(record, field), float) for record in records])
+    gaps = (values[:, :, None] - values[:, None, :]) / temperature
+    rates = np.asarray(jax.jit(win_rates)(scipy.special.expit(gaps), where=exists))
+    scores = (gaps * exists[:, None, :]).sum(2) / np.maximum(counts - 1, 1)[:, None]
+    out = []
+    for record, count, rate, score in zip(records, counts, rates, scores, strict=True):
+        added = {"win_rates": rate[:count].tolist(), "preference_scores": score[:count].tolist()}
+        out.append({**record, "fields": {**record["fields"], **added}})
+    return out
+
+
+def singles(records: Records) -> list[dict[str, Any]]:
+    """Lists taken apart: one record a response, whose fields of one number a response become its own."""
+    out = []
+    for record in records:
+        count = len(record["responses"])
+        for k, response in enumerate(record["responses"]):
+            fields = {n: v[k] if isinstance(v, Sequence) else v for n, v in record["fields"].items()}
+            out.append({**record, "id": count * record["id"] + k, "responses": [response], "fields": fields})
+    return out
+
+
+def _scalars(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record["fields"].items() if not isinstance(value, Sequence)}
