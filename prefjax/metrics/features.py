@@ -25,11 +25,11 @@ def latent() -> Mapping[str, Callable[..., jax.Array]]:
     return {"accuracy": posterior_accuracy, "rewards/margins": posterior_margin}
 
 
-def rating_error(attribute_scores: jax.Array, attribute_ratings: jax.Array) -> jax.Array:
-    """Absolute error of the predicted ratings, mean over the attributes."""
-    return jnp.mean(jnp.abs(attribute_scores - attribute_ratings), axis=-1)
+def rating_error(chosen_attribute_scores: jax.Array, chosen_attribute_ratings: jax.Array) -> jax.Array:
+    """Absolute error of the predicted ratings of the chosen response, mean over the attributes."""
+    return jnp.mean(jnp.abs(chosen_attribute_scores - chosen_attribute_ratings), axis=-1)
 
 
 def ratings() -> Mapping[str, Callable[..., jax.Array]]:
-    """Metrics of predicted ratings."""
-    return {"rating_error": rating_error}
+    """Metrics of predicted ratings, one of which is the reward."""
+    return {"rating_error": rating_error, **preference.REWARD_METRICS}

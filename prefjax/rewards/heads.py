@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prefjax.ops import masked
+from prefjax.ops import links, masked
 from prefjax.rewards import dmoerm as dmoerm_
 from prefjax.rewards import domain_features as domain_features_
 from prefjax.rewards import mlp
@@ -181,17 +181,25 @@ def between(step: jax.Array, *, start: int, stop: int) -> jax.Array:
     return jnp.where((step >= start) & (step < stop), 1.0, 0.0)
 
 
-def capability_loss(chosen_capability_scores: jax.Array, rejected_capability_scores: jax.Array,
-                    attribute_ratings: jax.Array) -> jax.Array:  # fmt: skip
+def capability_loss(
+    chosen_capability_scores: jax.Array,
+    rejected_capability_scores: jax.Array,
+    *,
+    chosen_attribute_ratings: jax.Array | None = None,
+    rejected_attribute_ratings: jax.Array | None = None,
+) -> jax.Array:
     """Bradley-Terry of each capability on that capability's own labels, averaged over the labels that differ.
 
     Args:
       chosen_capability_scores, rejected_capability_scores: [B, m].
-      attribute_ratings: [B, 2, m] each response's rating under each capability, larger is better.
+      chosen_attribute_ratings, rejected_attribute_ratings: [B, m] ratings under each capability, larger is better;
+        None takes the pair's own label for all of them.
     Returns: [B] nats; 0 where no capability tells the two apart.
     Reference: Quan, "DMoERM: Recipes of Mixture-of-Experts for Effective Reward Modeling", 2024, arXiv:2403.01197.
       Reconstructed: the labels, which the paper takes from a language model's answers.
     """
-    lead = jnp.sign(attribute_ratings[:, 0] - attribute_ratings[:, 1])
-    values = jax.nn.softplus(-lead * (chosen_capability_scores - rejected_capability_scores))
+    lead = jnp.ones(chosen_capability_scores.shape)
+    if chosen_attribute_ratings is not None and rejected_attribute_ratings is not None:
+        lead = jnp.sign(chosen_attribute_ratings - rejected_attribute_ratings)
+    values = links.logistic(lead * (chosen_capability_scores - rejected_capability_scores))
     return masked.mean(values, lead != 0, axis=-1)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from prefjax.rewards.heads import Batch, Head
 from prefjax.views import Named
@@ -15,12 +14,12 @@ from prefjax.views import Named
 _INPUTS = ("features", "prompt_features", "context_features", "context_mask")
 
 
-def _stored(batch: Batch) -> dict[str, Any]:
-    return {name: x for name, x in batch.items() if name not in _INPUTS}
+def _two_sided(name: str) -> bool:
+    return name.endswith(("scores", "_ratings"))
 
 
 def pairs(params: Any, carry: Any, batch: Batch, key: jax.Array, *, model: Head) -> Named:
-    """chosen_scores, rejected_scores [B]; each other output of the head with two responses likewise, the rest as it is.
+    """chosen_scores, rejected_scores [B]; other scores of the head and the stored ratings likewise, the rest as it is.
 
     Args:
       params: the head's.
@@ -30,41 +29,14 @@ def pairs(params: Any, carry: Any, batch: Batch, key: jax.Array, *, model: Head)
       model: the head.
     """
     del carry
-    given = model.named(params, batch, key)
-    entries: dict[str, Any] = {}
-    for name, thunk in given.items():
-        once = functools.cache(thunk)
-        if name.endswith("scores"):
-            entries[f"chosen_{name}"] = _side(once, 0)
-            entries[f"rejected_{name}"] = _side(once, 1)
-        else:
-            entries[name] = once
-    return Named({**_stored(batch), **entries})
+    given = {name: functools.cache(thunk) for name, thunk in model.named(params, batch, key).items()}
+    stored = {name: x for name, x in batch.items() if name not in _INPUTS}
+    entries: dict[str, Any] = {name: x for name, x in {**stored, **given}.items() if not _two_sided(name)}
+    for k, side in enumerate(("chosen", "rejected")):
+        entries |= {f"{side}_{name}": _side(thunk, k) for name, thunk in given.items() if _two_sided(name)}
+        entries |= {f"{side}_{name}": x[:, k] for name, x in stored.items() if _two_sided(name)}
+    return Named(entries)
 
 
 def _side(thunk: Callable[[], jax.Array], k: int) -> Callable[[], jax.Array]:
     return lambda: thunk()[:, k]
-
-
-def ratings(params: Any, carry: Any, batch: Batch, key: jax.Array, *, model: Head) -> Named:
-    """attribute_scores, attribute_ratings [2 B, A]: both responses of each pair as examples of their own.
-
-    Raises:
-      ValueError: the batch has no attribute_ratings.
-    """
-    del carry
-    if "attribute_ratings" not in batch:
-        raise ValueError("ratings: the batch has no attribute_ratings; this data was not rated")
-    given = model.named(params, batch, key)
-    return Named(
-        {
-            "attribute_scores": lambda: _flat(given["attribute_scores"]()),
-            "attribute_ratings": _flat(batch["attribute_ratings"]),
-            "example_mask": jnp.repeat(batch["example_mask"], 2),
-            "example_ids": jnp.repeat(batch["example_ids"], 2),
-        }
-    )
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
