@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prefjax.generate import sampling
 from prefjax.models.decoder import LanguageModel, take_rows
@@ -49,6 +50,7 @@ def sample(
     num_samples: int = 1,
     batch_size: int = 32,
     prompt_ids: Sequence[int] | None = None,
+    mesh: Mesh | None = None,
 ) -> Samples:
     """Responses to `prompts`; what a prompt gets depends on its id and `key`, not on its neighbours or on padding.
 
@@ -60,6 +62,7 @@ def sample(
       num_samples: responses a prompt; they share its prefill.
       batch_size: prompts a device call.
       prompt_ids: one id a prompt for its random stream; default 0, 1, 2, ...
+      mesh: shares the prompts of a call among its devices; all processes give the same prompts and get all responses.
 
     Raises:
       ValueError: an empty prompt, a token outside the vocabulary, or an option out of range.
@@ -74,12 +77,10 @@ def sample(
     tokens, logps = np.zeros((count, max_new_tokens), np.int32), np.zeros((count, max_new_tokens), np.float32)
     lengths, finished = np.zeros(count, np.int32), np.zeros(count, bool)
     cuts = {"temperature": temperature, "top_p": top_p, "min_p": min_p}
-    for chosen, block, sizes in _batches(prompts, batch_size, room):
+    for chosen, block, sizes in _batches(prompts, batch_size, room, _parts(mesh)):
         out = _generate(
             params,
-            block,
-            sizes,
-            _padded(ids[chosen], len(block)),
+            *_spread(mesh, block, sizes, _padded(ids[chosen], len(block))),
             key,
             {name: np.float32(value) for name, value in cuts.items() if value is not None},
             np.int32(max_new_tokens),
@@ -90,7 +91,7 @@ def sample(
             top_k=top_k,
         )
         rows = (chosen[:, None] * num_samples + np.arange(num_samples)).reshape(-1)
-        for target, source in zip((tokens, logps, lengths, finished), jax.device_get(out), strict=True):
+        for target, source in zip((tokens, logps, lengths, finished), _gather(mesh, out), strict=True):
             target[rows] = source[: len(rows), :max_new_tokens] if target.ndim == 2 else source[: len(rows)]
     return Samples(tokens, lengths, logps, finished, np.repeat(np.arange(len(prompts), dtype=np.int32), num_samples))
 
@@ -103,25 +104,73 @@ def response_logps(
     lengths: np.ndarray,
     *,
     batch_size: int = 32,
+    mesh: Mesh | None = None,
 ) -> np.ndarray:
     """[N, T] log-prob in nats of each token of given responses, by a plain forward pass; 0 after the end.
 
     Args:
       prompts: N prompts, one a response.
       tokens: [N, T] int32; only the first `lengths` of a row are read.
-      lengths: [N] int32, >= 1.
+      lengths: [N] int32; a row of length 0 is left out.
       batch_size: rows a device call.
+      mesh: see `sample`.
     """
+    return _per_token(_score, model, params, prompts, tokens, lengths, batch_size, mesh)
+
+
+def response_values(
+    model: LanguageModel,
+    params: Any,
+    prompts: Sequence[Sequence[int] | np.ndarray],
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    batch_size: int = 32,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """[N, T] the score head's value of the state that each token is chosen in; arguments as of `response_logps`."""
+    return _per_token(_value, model, params, prompts, tokens, lengths, batch_size, mesh)
+
+
+def response_scores(
+    model: LanguageModel,
+    params: Any,
+    prompts: Sequence[Sequence[int] | np.ndarray],
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    *,
+    batch_size: int = 32,
+    mesh: Mesh | None = None,
+) -> np.ndarray:
+    """[N] the score head's first output at each response's last token; arguments as of `response_logps`."""
+    rows = [np.concatenate([p, row[:n]]) for p, row, n in zip(prompts, tokens, lengths, strict=True)]
+    out = np.zeros(len(rows), np.float32)
+    for chosen, block, sizes in _batches(rows, batch_size, parts=_parts(mesh)):
+        values = _gather(mesh, _value(params, *_spread(mesh, np.pad(block, ((0, 0), (0, 1))), sizes), model=model))
+        out[chosen] = values[np.arange(len(chosen)), sizes[: len(chosen)] - 1]
+    return out
+
+
+def _per_token(
+    compute: Any,
+    model: LanguageModel,
+    params: Any,
+    prompts: Sequence[Sequence[int] | np.ndarray],
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    batch_size: int,
+    mesh: Mesh | None,
+) -> np.ndarray:
     prompts = _checked_prompts(prompts, model.config.vocab_size)
     if len(prompts) != len(tokens) or len(lengths) != len(tokens):
         raise ValueError(f"{len(prompts)} prompts, {len(tokens)} rows of tokens and {len(lengths)} lengths must agree")
     rows = [np.concatenate([p, row[:n]]) for p, row, n in zip(prompts, tokens, lengths, strict=True)]
     starts = np.array([len(p) for p in prompts])
     out = np.zeros(tokens.shape, np.float32)
-    for chosen, block, sizes in _batches(rows, batch_size):
-        logps = np.asarray(_score(params, block, sizes, model=model))
-        for row, index in zip(logps, chosen, strict=False):
-            # Column t of a row scores its token t + 1.
+    for chosen, block, sizes in _batches(rows, batch_size, parts=_parts(mesh)):
+        values = _gather(mesh, compute(params, *_spread(mesh, block, sizes), model=model))
+        for row, index in zip(values, chosen, strict=False):
+            # Column t of a row is about its token t + 1.
             out[index, : lengths[index]] = row[starts[index] - 1 : starts[index] - 1 + lengths[index]]
     return out
 
@@ -209,13 +258,23 @@ def _generate(
 @functools.partial(jax.jit, static_argnames=("model",))
 def _score(params: Any, tokens: jax.Array, lengths: jax.Array, *, model: LanguageModel) -> jax.Array:
     """[B, W - 1]: log-prob of token t + 1 given the first t + 1, as if all rows had W tokens."""
-    columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-    inside = columns < lengths[:, None]
-    hidden = model.hidden(params, tokens, jnp.where(inside, columns, 0), inside.astype(jnp.int32), None)[:, :-1]
+    hidden = _states(params, tokens, lengths, model)
     head = model.unembed(params)
     flat = hidden.reshape(-1, hidden.shape[-1])
     logps = token_logps(flat, head.kernel, tokens[:, 1:].reshape(-1), bias=head.bias, softcap=head.softcap)
     return logps.reshape(hidden.shape[:2])
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _value(params: Any, tokens: jax.Array, lengths: jax.Array, *, model: LanguageModel) -> jax.Array:
+    """[B, W - 1]: the first output of the score head before token t + 1."""
+    return model.scores(params, _states(params, tokens, lengths, model))[..., 0].astype(jnp.float32)
+
+
+def _states(params: Any, tokens: jax.Array, lengths: jax.Array, model: LanguageModel) -> jax.Array:
+    columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    inside = columns < lengths[:, None]
+    return model.hidden(params, tokens, jnp.where(inside, columns, 0), inside.astype(jnp.int32), None)[:, :-1]
 
 
 fold = jax.random.fold_in
@@ -244,19 +303,46 @@ def _sizes(model: LanguageModel, longest: int, max_new_tokens: int) -> tuple[int
 
 
 def _batches(
-    rows: Sequence[np.ndarray], batch_size: int, room: int | None = None
+    rows: Sequence[np.ndarray], batch_size: int, room: int | None = None, parts: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(which rows, tokens [B, W], lengths [B]) of similar lengths; B and W are bucketed, empty rows have length 0."""
+    """(which rows, tokens [B, W], lengths [B]) of similar lengths; empty rows have length 0.
+
+    B and W are bucketed, and B is a multiple of `parts`.
+    """
     sizes = np.array([len(row) for row in rows], np.int32)
     order = np.argsort(sizes, kind="stable")
     for start in range(0, len(rows), batch_size):
         chosen = order[start : start + batch_size]
-        height = min(batch_size, 1 << (len(chosen) - 1).bit_length())
+        height = -(-min(batch_size, 1 << (len(chosen) - 1).bit_length()) // parts) * parts
         width = bucket(int(sizes[chosen].max()))
         block = np.zeros((height, width if room is None else min(width, room)), np.int32)
         for slot, index in enumerate(chosen):
             block[slot, : sizes[index]] = rows[index]
         yield chosen, block, _padded(sizes[chosen], height)
+
+
+def _parts(mesh: Mesh | None) -> int:
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def _spread(mesh: Mesh | None, *arrays: np.ndarray) -> Sequence[Any]:
+    """The rows shared among the devices of the mesh; each process holds all of them and gives its own."""
+    if mesh is None:
+        return arrays
+    cut = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return [jax.make_array_from_callback(x.shape, cut, x.__getitem__) for x in arrays]
+
+
+@functools.cache
+def _replicate(mesh: Mesh) -> Any:
+    return jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def _gather(mesh: Mesh | None, tree: Any) -> Any:
+    """Everything as numpy on every process."""
+    if mesh is not None and mesh.size > 1:
+        tree = _replicate(mesh)(tree)
+    return jax.tree.map(np.asarray, tree)
 
 
 def _padded(values: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,103 @@
+"""What the online configs build on: prompts of the gold world or of files, a reward, and the functions of a round.
+
+Beside the arguments of every config (see configs/base.py) they take
+
+  reward    "exact" (the answer is right), "gold" (the gold world's true reward), or the workdir of a reward model
+  rounds    number of rounds; 0 is the config's own
+  tasks     of the gold world, joined by "+"; "" is `EASY`, "all" the basic ones
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import base
+from prefjax import recipe
+from prefjax.config import Config, ref
+from prefjax.data.gold import dataset as gold
+from prefjax.online import dataset, samplers, scorers
+from prefjax.optim import recipes
+
+# What a small model learns within minutes: answers of one to two words.
+EASY = ("copy", "upper", "largest", "count", "parity", "sort")
+REWARDS = {"exact": scorers.exact_match, "gold": scorers.gold}
+
+
+def arguments(arg: str | None, *, reward: str = "exact", **more: Any) -> ConfigDict:
+    """The arguments that every online config takes, and `more` of its own with their defaults."""
+    return base.arguments(arg, reward=reward, rounds=0, tasks="", **more)
+
+
+def world(args: Config) -> dict[str, Any]:
+    """The gold world's options: which tasks, how long."""
+    chosen = {"": EASY, "all": None}.get(args.tasks, tuple(args.tasks.split("+")))
+    return {"tasks": chosen, "length": (1, 3) if args.tasks == "all" else (1, 2)}
+
+
+def score(args: Config) -> ConfigDict:
+    """What `reward=` names."""
+    if args.reward in REWARDS:
+        return ref(REWARDS[args.reward])
+    return ref(scorers.reward_model, workdir=args.reward)
+
+
+def prompts(args: Config) -> ConfigDict:
+    """The gold world's prompts, or those of the files that `data=` names."""
+    if args.data != "gold":
+        return base.data(args, "prompts")
+    sizes = {"size": 64, "eval_size": 8} if args.runlocal else {"size": 4000, "eval_size": 256}
+    return ref(gold.dataset, kind="prompts", world=world(args), **sizes)
+
+
+def stage(
+    name: str,
+    args: Config,
+    *,
+    objective: dict[str, ConfigDict],
+    learning_rate: float = 1e-3,
+    rounds: int = 60,
+    prompts_per_round: int = 64,
+    minibatches: int = 2,
+    epochs: int = 1,
+    samples: int = 8,
+    sample: ConfigDict | None = None,
+    watch: dict[str, Any] | None = None,
+    outputs: int = 0,
+    **fields: Any,
+) -> ConfigDict:
+    """An online stage; `fields` of a round (select, learn, keep, preference, waves) go to the data set."""
+    local = args.runlocal
+    steps = args.steps or (args.rounds or (2 if local else rounds)) * minibatches * epochs
+    round_fields = {k: fields.pop(k) for k in ("select", "learn", "keep", "preference", "waves") if k in fields}
+    if sample is None:
+        sample = ref(samplers.own, num_samples=4 if local else samples, max_new_tokens=8 if local else 16)
+    gold_world = args.data == "gold"
+    watched = {"exact": scorers.exact_match, "gold": scorers.gold} if gold_world and watch is None else watch or {}
+    every = max(1, steps // 5)
+    return recipe.config(
+        name=name,
+        steps=steps,
+        data=ref(
+            dataset.dataset,
+            prompts=prompts(args),
+            score=score(args),
+            sample=sample,
+            watch={key: ref(fn) for key, fn in watched.items()},
+            prompts_per_round=8 if local else prompts_per_round,
+            minibatches=minibatches,
+            epochs=epochs,
+            **{k: ref(v) if callable(v) else v for k, v in round_fields.items()},
+        ),
+        model=base.model(args, outputs=outputs),
+        objective=objective,
+        optimizer=ref(recipes.adamw, learning_rate=learning_rate, warmup=0.05, decay="constant"),
+        init_from=args.init or None,
+        reference=fields.pop("reference", True),
+        log_every=max(1, minibatches * epochs),
+        eval_every=every,
+        checkpoint_every=every,
+        best_metric="eval/rollout/scores",
+        **fields,
+    )

@@ -1,0 +1,23 @@
+"""A weak supervised policy for the online configs: a few steps on demonstrations of the same tasks, of mixed quality.
+
+python -m experiments.train --config=configs/online/sft.py:runlocal --workdir=runs/weak
+python -m experiments.train --config=configs/online/sft.py --workdir=runs/weak
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base as offline
+from configs.online import base
+from prefjax import recipe
+from prefjax.losses import language
+from prefjax.views import language as views
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    args = base.arguments(arg)
+    term = recipe.term(views.responses, language.sft, count="lengths")
+    return offline.stage(
+        "weak_sft", args, kind="sft", objective={"sft": term}, steps=60, learning_rate=6e-3, world=base.world(args)
+    )

@@ -1,0 +1,100 @@
+"""What a policy-gradient batch learns from: functions of a round's named arrays -> {field: [P, K] or [P, K, T]}.
+
+The mathematics is in `prefjax.ops.returns`; here it meets the round's arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from prefjax.ops import masked, returns
+
+Fields = dict[str, jax.Array]
+
+
+def _penalised(
+    scores: jax.Array, old_token_logps: jax.Array, ref_token_logps: jax.Array, token_mask: jax.Array, kl_coef: ArrayLike
+) -> jax.Array:
+    """[P, K] scores less kl_coef times each response's log-ratio."""
+    return scores - kl_coef * masked.sum(jnp.asarray(old_token_logps) - ref_token_logps, token_mask, axis=-1)
+
+
+def grouped(
+    scores: jax.Array,
+    response_mask: jax.Array,
+    *,
+    estimate: Callable[..., jax.Array] = returns.group_normalize,
+) -> Fields:
+    """advantages [P, K]: each response against its group (GRPO; `group_center` is Dr. GRPO, `leave_one_out` RLOO)."""
+    return {"advantages": estimate(jnp.asarray(scores), where=response_mask)}
+
+
+def penalised(
+    scores: jax.Array,
+    response_mask: jax.Array,
+    old_token_logps: jax.Array,
+    ref_token_logps: jax.Array,
+    token_mask: jax.Array,
+    *,
+    kl_coef: ArrayLike = 0.05,
+    estimate: Callable[..., jax.Array] = returns.leave_one_out,
+) -> Fields:
+    """advantages [P, K] of score - kl_coef log(pi / ref) against the group: RLOO as published."""
+    total = _penalised(scores, old_token_logps, ref_token_logps, token_mask, kl_coef)
+    return {"advantages": estimate(total, where=response_mask)}
+
+
+def greedy_baseline(scores: jax.Array, response_mask: jax.Array) -> Fields:
+    """advantages [P, K] against the last response, which is the greedy one: ReMax."""
+    return {"advantages": returns.against_greedy(scores, scores[:, -1], where=response_mask)}
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    return jnp.asarray(x).reshape(-1, x.shape[-1])
+
+
+def actor_critic(
+    scores: jax.Array,
+    values: jax.Array,
+    old_token_logps: jax.Array,
+    ref_token_logps: jax.Array,
+    token_mask: jax.Array,
+    *,
+    kl_coef: ArrayLike = 0.05,
+    gamma: ArrayLike = 1.0,
+    lam: ArrayLike = 0.95,
+) -> Fields:
+    """advantages, returns_to_go, old_values [P, K, T] by GAE on KL-shaped token rewards, advantages whitened: PPO."""
+    mask = _flat(token_mask)
+    rewards = returns.shaped_rewards(
+        scores.reshape(-1), _flat(old_token_logps), _flat(ref_token_logps), where=mask, kl_coef=kl_coef
+    )
+    found = returns.gae(rewards, _flat(values), where=mask, gamma=gamma, lam=lam)
+    shape = token_mask.shape
+    return {
+        "advantages": returns.whiten(found.advantages, where=mask).reshape(shape),
+        "returns_to_go": found.returns.reshape(shape),
+        "old_values": jnp.asarray(values),
+    }
+
+
+def reinforce(
+    scores: jax.Array,
+    old_token_logps: jax.Array,
+    ref_token_logps: jax.Array,
+    token_mask: jax.Array,
+    *,
+    kl_coef: ArrayLike = 0.05,
+    gamma: ArrayLike = 1.0,
+) -> Fields:
+    """advantages [P, K, T]: KL-shaped returns to go, whitened over the round: REINFORCE++."""
+    mask = _flat(token_mask)
+    rewards = returns.shaped_rewards(
+        scores.reshape(-1), _flat(old_token_logps), _flat(ref_token_logps), where=mask, kl_coef=kl_coef
+    )
+    togo = returns.discounted_returns(rewards, where=mask, gamma=gamma)
+    return {"advantages": returns.whiten(togo, where=mask).reshape(token_mask.shape)}

@@ -1,0 +1,73 @@
+"""Other models that a round asks: reward models and language models of earlier runs, opened once, on the same mesh."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import types
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from prefjax import checkpoint, recipe, rundir
+from prefjax.data import tokenization
+from prefjax.generate import language
+from prefjax.online.rollouts import Rollout
+
+
+class Opened(NamedTuple):
+    """A model of a run, with its parameters and its tokenizer."""
+
+    model: Any
+    params: Any
+    tokenizer: Any
+
+
+@functools.lru_cache(maxsize=8)
+def opened(workdir: str, mesh: Any = None) -> Opened:
+    """The model of the run in `workdir` at its newest whole checkpoint, replicated over the mesh."""
+    tokenizer = tokenization.load(str(pathlib.Path(workdir) / "tokenizer"))
+    model = recipe.make_model(rundir.load_config(workdir).model, types.SimpleNamespace(tokenizer=tokenizer))
+    params = checkpoint.load_params(workdir)
+    if mesh is not None:
+        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    return Opened(model, params, tokenizer)
+
+
+def _same_tokens(rollout: Rollout, workdir: str) -> Opened:
+    found = opened(workdir, rollout.policy.mesh)
+    if found.tokenizer.fingerprint != rollout.policy.tokenizer.fingerprint:
+        raise ValueError(
+            f"{workdir}: its tokenizer is not the policy's; a model of another vocabulary reads texts alone"
+        )
+    return found
+
+
+def scores(rollout: Rollout, workdir: str, *, batch_size: int = 64) -> np.ndarray:
+    """[N] the reward head's first output at each response's last token."""
+    found, samples = _same_tokens(rollout, workdir), rollout.samples
+    return language.response_scores(
+        found.model,
+        found.params,
+        rollout.repeated_tokens,
+        samples.tokens,
+        samples.lengths,
+        batch_size=batch_size,
+        mesh=rollout.policy.mesh,
+    )
+
+
+def logps(rollout: Rollout, workdir: str, *, batch_size: int = 64) -> np.ndarray:
+    """[N, T] log-prob in nats of each response token under the language model of a run."""
+    found, samples = _same_tokens(rollout, workdir), rollout.samples
+    return language.response_logps(
+        found.model,
+        found.params,
+        rollout.repeated_tokens,
+        samples.tokens,
+        samples.lengths,
+        batch_size=batch_size,
+        mesh=rollout.policy.mesh,
+    )

@@ -1,0 +1,185 @@
+"""A rollout: K responses to each of P prompts, and the named arrays of them that a round's functions read."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prefjax.generate import language
+from prefjax.ops import pairs
+from prefjax.transforms import selection
+from prefjax.views import Named
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Who samples: the model with its present parameters and what the run carries.
+
+    Without a model (`nobody`) it gives responses of one token and log-probs of 0: the shapes of a round.
+    """
+
+    model: Any
+    params: Any
+    carry: Mapping[str, Any]
+    tokenizer: Any
+    mesh: Any = None
+
+    def sample(
+        self, params: Any, prompts: Sequence[np.ndarray], key: jax.Array, *, num_samples: int, **options: Any
+    ) -> language.Samples:
+        """num_samples responses a prompt under `params`; options as of `language.sample`."""
+        if self.model is None:
+            return _blank_samples(len(prompts), num_samples, options["max_new_tokens"])
+        return language.sample(
+            self.model,
+            params,
+            prompts,
+            key=key,
+            eos_id=self.tokenizer.eos_id,
+            num_samples=num_samples,
+            mesh=self.mesh,
+            **options,
+        )
+
+    def logps(self, rollout: Rollout, params: Any) -> np.ndarray:
+        """[N, T] log-prob in nats of each response token under `params` of the same model."""
+        return self._per_token(language.response_logps, rollout, params)
+
+    def values(self, rollout: Rollout) -> np.ndarray:
+        """[N, T] the critic's value of the state that each token is chosen in."""
+        return self._per_token(language.response_values, rollout, self.params)
+
+    def _per_token(self, compute: Any, rollout: Rollout, params: Any) -> np.ndarray:
+        samples = rollout.samples
+        if self.model is None:
+            return np.zeros_like(samples.logps)
+        return compute(self.model, params, rollout.repeated_tokens, samples.tokens, samples.lengths, mesh=self.mesh)
+
+
+def nobody(tokenizer: Any) -> Policy:
+    """A policy without a model."""
+    return Policy(None, None, {"reference": None}, tokenizer)
+
+
+def _blank_samples(prompts: int, num_samples: int, length: int) -> language.Samples:
+    count = prompts * num_samples
+    return language.Samples(
+        tokens=np.zeros((count, length), np.int32),
+        lengths=np.ones(count, np.int32),
+        logps=np.zeros((count, length), np.float32),
+        finished=np.zeros(count, bool),
+        prompt_index=np.repeat(np.arange(prompts, dtype=np.int32), num_samples),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """What a reward reads: N = P * K responses, prompt by prompt."""
+
+    prompts: list[str]  # P texts
+    prompt_tokens: list[np.ndarray]  # P
+    samples: language.Samples  # N
+    texts: list[str]  # N, without the end token
+    policy: Policy
+
+    @property
+    def size(self) -> int:
+        """K, responses a prompt."""
+        return len(self.texts) // len(self.prompts)
+
+    @property
+    def repeated(self) -> list[str]:
+        """The prompt's text of each response."""
+        return [prompt for prompt in self.prompts for _ in range(self.size)]
+
+    @property
+    def repeated_tokens(self) -> list[np.ndarray]:
+        """The prompt's tokens of each response."""
+        return [tokens for tokens in self.prompt_tokens for _ in range(self.size)]
+
+    def of_prompt(self, index: int) -> Rollout:
+        """The part of one prompt."""
+        rows = slice(index * self.size, (index + 1) * self.size)
+        samples = language.Samples(*(x[rows] for x in self.samples))._replace(
+            prompt_index=np.zeros(self.size, np.int32)
+        )
+        return Rollout([self.prompts[index]], [self.prompt_tokens[index]], samples, self.texts[rows], self.policy)
+
+
+def texts_of(samples: language.Samples, tokenizer: Any) -> list[str]:
+    """The responses as text, without their end token."""
+    ends = zip(samples.responses(), samples.finished, strict=True)
+    return [tokenizer.decode(tokens[: len(tokens) - int(end)]) for tokens, end in ends]
+
+
+def arrays(
+    rollout: Rollout,
+    scores: Mapping[str, np.ndarray],
+    response_mask: np.ndarray,
+    *,
+    preferences: np.ndarray | None = None,
+) -> Named:
+    """The named arrays of a round, computed when first read: [P, K] a response, [P, K, T] a token.
+
+    scores, response_mask, lengths, finished, old_logps, ref_logps, win_rates; tokens, token_mask, old_token_logps,
+    ref_token_logps, values; preferences [P, K, K]; further scores, and the carry's other entries, by their names.
+
+    Args:
+      rollout: the responses.
+      scores: {name: [P, K]}; "scores" is what is learned from, others are watched.
+      response_mask: [P, K] bool, responses that exist and have a score.
+      preferences: [P, K, K] probability that i beats j; None is Bradley-Terry on the scores.
+    """
+    shape = (len(rollout.prompts), rollout.size)
+    samples, policy = rollout.samples, rollout.policy
+
+    def shaped(x: np.ndarray) -> np.ndarray:
+        return x.reshape(*shape, *x.shape[1:])
+
+    def reference() -> np.ndarray:
+        if "reference" not in policy.carry:
+            raise ValueError("ref_token_logps: the run carries no reference; set reference=True in its config")
+        return shaped(policy.logps(rollout, policy.carry["reference"]))
+
+    def preferred() -> jax.Array:
+        return jax.nn.sigmoid(pairs.differences(jnp.asarray(scores["scores"]))) if preferences is None else preferences
+
+    carried = {name: value for name, value in policy.carry.items() if name != "reference"}
+    ref_token_logps = functools.cache(reference)
+    named = Named(
+        {
+            **carried,
+            **scores,
+            "response_mask": response_mask,
+            "lengths": shaped(samples.lengths),
+            "finished": shaped(samples.finished),
+            "tokens": shaped(samples.tokens),
+            "token_mask": shaped(samples.mask) & response_mask[..., None],
+            "old_token_logps": shaped(samples.logps),
+            "old_logps": shaped(samples.logps.sum(1)),
+            "ref_token_logps": ref_token_logps,
+            "ref_logps": lambda: ref_token_logps().sum(-1),
+            "values": lambda: shaped(policy.values(rollout)),
+            "preferences": preferred,
+            "win_rates": lambda: selection.win_rates(jnp.asarray(named["preferences"]), where=response_mask),
+        }
+    )
+    return named
+
+
+def merge(parts: Sequence[language.Samples], prompts: int) -> language.Samples:
+    """Samples of the same prompts by several samplers as one, each prompt's responses in the order of the parts."""
+    sizes = [len(part.lengths) // prompts for part in parts]
+    joined = [
+        np.concatenate(
+            [x.reshape(prompts, k, *x.shape[1:]) for x, k in zip(column, sizes, strict=True)], axis=1
+        ).reshape(prompts * sum(sizes), *column[0].shape[1:])
+        for column in zip(*parts, strict=True)
+    ]
+    return language.Samples(*joined)

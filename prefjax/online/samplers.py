@@ -1,0 +1,80 @@
+"""Who answers the prompts of a round: (policy, prompts, key, *, ...) -> Samples, K responses a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from prefjax.generate import language
+from prefjax.online import rollouts
+from prefjax.online.rollouts import Policy
+
+Prompts = Sequence[np.ndarray]
+
+
+def own(
+    policy: Policy,
+    prompts: Prompts,
+    key: jax.Array,
+    *,
+    num_samples: int = 8,
+    max_new_tokens: int = 16,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    batch_size: int = 64,
+) -> language.Samples:
+    """The policy itself: K independent responses; see `prefjax.generate.language.sample`."""
+    return policy.sample(
+        policy.params,
+        prompts,
+        key,
+        num_samples=num_samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        batch_size=batch_size,
+    )
+
+
+def own_and_greedy(
+    policy: Policy,
+    prompts: Prompts,
+    key: jax.Array,
+    *,
+    num_samples: int = 1,
+    max_new_tokens: int = 16,
+    batch_size: int = 64,
+) -> language.Samples:
+    """K responses of the policy, and last its greedy one: ReMax's baseline."""
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    free = policy.sample(policy.params, prompts, key, num_samples=num_samples, **options)
+    greedy = policy.sample(policy.params, prompts, key, num_samples=1, temperature=0.0, **options)
+    return rollouts.merge([free, greedy], len(prompts))
+
+
+def own_and_reference(
+    policy: Policy,
+    prompts: Prompts,
+    key: jax.Array,
+    *,
+    num_samples: int = 1,
+    reference_samples: int = 1,
+    max_new_tokens: int = 16,
+    batch_size: int = 64,
+) -> language.Samples:
+    """K responses of the policy, then some of the carried reference: XPO's pair.
+
+    Reference: Xie et al., "Exploratory Preference Optimization: Harnessing Implicit Q*-Approximation for
+      Sample-Efficient RLHF", 2024, arXiv:2405.21046, algorithm 1.
+    """
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    keys = [jax.random.fold_in(key, i) for i in range(2)]
+    free = policy.sample(policy.params, prompts, keys[0], num_samples=num_samples, **options)
+    other = policy.sample(policy.carry["reference"], prompts, keys[1], num_samples=reference_samples, **options)
+    return rollouts.merge([free, other], len(prompts))

@@ -1,0 +1,126 @@
+"""What a response is worth: (rollout, *, ...) -> [N], from its text, from models, or from several of these."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from prefjax.data.gold import evaluate
+from prefjax.data.gold import reward as gold_world
+from prefjax.online import models
+from prefjax.online.rollouts import Rollout
+
+log = logging.getLogger(__name__)
+
+Scorer = Callable[[Rollout], Any]
+
+
+class Failure(NamedTuple):
+    """What went wrong with one prompt of a round."""
+
+    prompt: int
+    reason: str
+    detail: str
+
+
+def gold(rollout: Rollout, *, weights: Mapping[str, float] | None = None) -> np.ndarray:
+    """The gold world's true reward; see `prefjax.data.gold.reward.gold_reward`."""
+    return gold_world.gold_reward(rollout.repeated, rollout.texts, weights=weights)["total"]
+
+
+def exact_match(rollout: Rollout, *, strict: bool = False) -> np.ndarray:
+    """1 where a program verifies the answer, else 0; `strict` asks for a whole frame."""
+    return evaluate.exact_match(rollout.repeated, rollout.texts, strict=strict).astype(np.float64)
+
+
+def reward_model(rollout: Rollout, *, workdir: str, batch_size: int = 64) -> np.ndarray:
+    """The scalar score of a reward model, from the newest checkpoint of the run in `workdir`, at the last token.
+
+    Raises:
+      ValueError: its tokenizer is not the policy's.
+    """
+    return models.scores(rollout, workdir, batch_size=batch_size)
+
+
+def weighted(rollout: Rollout, *, parts: Mapping[str, Any]) -> np.ndarray:
+    """A composite: the sum of weight * score over {name: {"weight": number, "score": a scorer}}."""
+    total = np.zeros(len(rollout.texts))
+    for part in parts.values():
+        total += part["weight"] * np.asarray(part["score"](rollout), np.float64)
+    return total
+
+
+def _checked(values: Any, count: int) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if values.shape != (count,):
+        raise ValueError(f"a reward of shape {list(values.shape)}; expected [{count}], one number a response")
+    return values
+
+
+def _limited(call: Callable[[], Any], timeout: float | None) -> Any:
+    """The result of a call, or TimeoutError; what does not return in time is left behind in its thread."""
+    if timeout is None:
+        return call()
+    out: queue.Queue = queue.Queue()
+
+    def work() -> None:
+        try:
+            out.put((call(), None))
+        except BaseException as error:
+            out.put((None, error))
+
+    threading.Thread(target=work, daemon=True, name="prefjax-reward").start()
+    try:
+        value, error = out.get(timeout=timeout)
+    except queue.Empty:
+        raise TimeoutError(f"no reward within {timeout} s") from None
+    if error is not None:
+        raise error
+    return value
+
+
+def score(rollout: Rollout, scorer: Scorer, *, timeout: float | None = None) -> tuple[np.ndarray, list[Failure]]:
+    """[P, K] scores, NaN where there is none, and what failed; one bad prompt does not cost the others.
+
+    All responses are scored in one call; if that fails, prompt by prompt. A score that is not finite is a failure.
+
+    Args:
+      timeout: seconds a prompt; None waits for ever. With one, prompts are scored one by one.
+
+    Raises:
+      RuntimeError: every prompt failed with an exception, so the scorer itself is broken.
+    """
+    prompts, size = len(rollout.prompts), rollout.size
+    failures: list[Failure] = []
+    values = None
+    if timeout is None:
+        try:
+            values = _checked(scorer(rollout), prompts * size)
+        except Exception as error:
+            log.warning("scoring a round in one call failed, trying prompt by prompt: %s", error)
+    if values is None:
+        values = np.full(prompts * size, np.nan)
+        last: Exception | None = None
+        for index in range(prompts):
+            part = rollout.of_prompt(index)
+            try:
+                call = functools.partial(scorer, part)
+                values[index * size : (index + 1) * size] = _checked(_limited(call, timeout), size)
+            except Exception as error:
+                last = error
+                reason = "timeout" if isinstance(error, TimeoutError) else "reward exception"
+                failures.append(Failure(index, reason, f"{type(error).__name__}: {error}"))
+        if len(failures) == prompts and last is not None:
+            raise RuntimeError(f"no prompt of the round could be scored; the last: {failures[-1].detail}") from last
+    table = values.reshape(prompts, size)
+    failed = {failure.prompt for failure in failures}
+    for index in np.flatnonzero(~np.isfinite(table).all(1)):
+        if int(index) not in failed:
+            failures.append(Failure(int(index), "reward not finite", f"{table[index].tolist()}"))
+    return np.where(np.isfinite(table), table, np.nan), failures

@@ -1,0 +1,88 @@
+"""Which responses of a round make examples: functions of named arrays [P, K] -> `Picks`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from prefjax.ops import returns
+from prefjax.transforms import ratings, selection
+
+
+class Picks(NamedTuple):
+    """M examples a prompt, each of R of its responses.
+
+    index: [P, M, R] int, which of the K responses. valid: [P, M] bool. roles: name prefixes of the R responses' fields;
+    () keeps the response axis.
+    """
+
+    index: jax.Array
+    valid: jax.Array
+    roles: tuple[str, ...] = ()
+
+
+def _pairs(found: ratings.RatedPairs) -> Picks:
+    """Chosen first; [P] or [P, M] arrays of pairs."""
+    chosen, rejected, valid = (x[:, None] if x.ndim == 1 else x for x in (found.chosen, found.rejected, found.valid))
+    return Picks(jnp.stack([chosen, rejected], axis=-1), valid, ("chosen_", "rejected_"))
+
+
+def everything(response_mask: jax.Array, *, but_last: int = 0) -> Picks:
+    """All responses of a prompt as one example, but for the last few (a baseline's)."""
+    prompts, size = response_mask.shape
+    index = jnp.broadcast_to(jnp.arange(size - but_last), (prompts, 1, size - but_last))
+    return Picks(index, jnp.any(response_mask[:, : size - but_last], axis=1)[:, None])
+
+
+def informative(scores: jax.Array, response_mask: jax.Array) -> Picks:
+    """All responses of the prompts whose scores differ: DAPO's dynamic sampling, with `waves` of the data set.
+
+    Reference: Yu et al., "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", 2025, arXiv:2503.14476.
+    """
+    picks = everything(response_mask)
+    return picks._replace(valid=picks.valid & returns.informative(scores, where=response_mask)[:, None])
+
+
+def best(scores: jax.Array, response_mask: jax.Array) -> Picks:
+    """The response of the highest score: best-of-n distilled into the policy (RAFT)."""
+    top = jnp.argmax(jnp.where(response_mask, scores, -jnp.inf), axis=1)
+    return Picks(top[:, None, None], jnp.any(response_mask, axis=1)[:, None], ("",))
+
+
+def each(response_mask: jax.Array) -> Picks:
+    """Every response an example of its own: unpaired feedback, SuperHF, f-DPG."""
+    prompts, size = response_mask.shape
+    return Picks(jnp.broadcast_to(jnp.arange(size)[:, None], (prompts, size, 1)), response_mask, ("",))
+
+
+def best_and_worst(scores: jax.Array, response_mask: jax.Array) -> Picks:
+    """One pair a prompt, the highest score against the lowest: online iterative DPO; see `transforms.selection`."""
+    return _pairs(selection.best_and_worst(scores, where=response_mask))
+
+
+def margin_pairs(scores: jax.Array, response_mask: jax.Array, *, margin: ArrayLike = 0.1) -> Picks:
+    """All pairs whose scores are `margin` apart: DNO-Prct's; see `transforms.selection`."""
+    return _pairs(selection.margin_pairs(scores, margin=margin, where=response_mask))
+
+
+def neighbours(response_mask: jax.Array) -> Picks:
+    """Responses 0 and 1, 2 and 3, ... as pairs in the order they were sampled, whatever their scores.
+
+    What games want (SPPO, DNO, online IPO, EGPO): both responses are drawn from the policy, and win rates are labels.
+    """
+    prompts, size = response_mask.shape
+    index = jnp.broadcast_to(jnp.arange(size - size % 2).reshape(-1, 2), (prompts, size // 2, 2))
+    both = response_mask[:, : size - size % 2].reshape(prompts, -1, 2).all(-1)
+    return Picks(index, both, ("chosen_", "rejected_"))
+
+
+def ordered(scores: jax.Array, response_mask: jax.Array, *, pairs: Callable[..., Any] = neighbours) -> Picks:
+    """`neighbours` with the higher score first; ties make no pair."""
+    picks = pairs(response_mask)
+    first, second = (jnp.take_along_axis(scores, picks.index[..., side], axis=1) for side in (0, 1))
+    swapped = jnp.where((first < second)[..., None], picks.index[..., ::-1], picks.index)
+    return picks._replace(index=swapped, valid=picks.valid & (first != second))
