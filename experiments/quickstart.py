@@ -16,6 +16,7 @@ from absl import flags
 from experiments import common
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the three runs and the report.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the world's records, the parameters and the order of the data.")
 _LOCAL = flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which learns little.")
 
 TARGET = 0.7
@@ -39,9 +40,11 @@ def main(argv: list[str]) -> None:
     folder = pathlib.Path(_WORKDIR.value)
     local = "runlocal" if _LOCAL.value else ""
     start = ",".join(filter(None, [local, f"init={folder / 'sft'}"]))
-    runs = {"Supervised tuning": loop.fit(sft.get_config(local), folder / "sft")}
-    runs["Reward model"] = loop.fit(bradley_terry.get_config(start), folder / "reward")
-    tuned = dpo.get_config(start)
+    supervised, rewarded, tuned = sft.get_config(local), bradley_terry.get_config(start), dpo.get_config(start)
+    for config in (supervised, rewarded, tuned):
+        config.seed = config.data.seed = _SEED.value
+    runs = {"Supervised tuning": loop.fit(supervised, folder / "sft")}
+    runs["Reward model"] = loop.fit(rewarded, folder / "reward")
     tuned.evaluate = ref(gold, prompts=32 if _LOCAL.value else 256)
     runs["DPO"] = loop.fit(tuned, folder / "dpo")
     summary = "Supervised tuning, a reward model and DPO on the gold world, where the true reward is known."

@@ -1,5 +1,6 @@
 """The programs as a stranger types them: quickstart, evaluate, train with --help and with mistakes."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -23,8 +24,10 @@ def program(name: str, *arguments: str, timeout: float = 600) -> subprocess.Comp
 
 
 def test_quickstart_trains_three_stages_and_evaluate_remakes_the_report(tmp_path):
-    done = program("quickstart", "--runlocal", f"--workdir={tmp_path}")
+    done = program("quickstart", "--runlocal", "--seed=3", f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "dpo" / "config.json").read_text())
+    assert (config["seed"], config["data"]["seed"]) == (3, 3)
     assert "Beats its reference by gold reward" in done.stdout and "KL to the reference" in done.stdout
     assert "length only" in done.stdout and "bag of words" in done.stdout
     page = (tmp_path / "report.html").read_text()

@@ -277,10 +277,11 @@ def from_records(
     both = [_checked(part, kind, skips) for part in (found, eval_records)]
     if use_as is not None:
         records.check_kind(use_as)
-        both = [convert.convert(part, kind, use_as) for part in both]
+        both = [_noting(convert.convert(part, kind, use_as), part, f"no {use_as} in it", skips) for part in both]
         kind = use_as
     if rewrite is not None:
-        both = [rewrite(part) for part in both]
+        why = f"left out by {getattr(rewrite, 'func', rewrite).__name__}"
+        both = [_noting(rewrite(part), part, why, skips) for part in both]
     if mismatched and kind != "unpaired":
         raise ValueError(f"mismatched=True has no meaning for kind {kind!r}; expected 'unpaired'")
     kept = both[0] + both[1]
@@ -341,8 +342,18 @@ def _checked(found: Sequence[Mapping[str, Any]], kind: str, skips: Skips) -> lis
         except RowError as error:
             skips(error)
             continue
-        kept.append(dict(record))
+        kept.append({**record, "source": record.get("source") or f"record {record['id']}"})
     return kept
+
+
+def _noting(
+    made: Sequence[dict[str, Any]], before: Sequence[Mapping[str, Any]], why: str, skips: Skips
+) -> list[dict[str, Any]]:
+    """`made` from the records `before`; those of which nothing was made are counted as skipped."""
+    lost = len({r["source"] for r in before} - {r["source"] for r in made})
+    if lost:
+        skips.counts[why] = skips.counts.get(why, 0) + lost
+    return list(made)
 
 
 def _usual_slots(sizes: np.ndarray, row_length: int) -> int:

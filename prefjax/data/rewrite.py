@@ -83,6 +83,24 @@ def goals(records: Records, *, scale: float = 9.0) -> list[dict[str, Any]]:
     return out
 
 
+def decided(records: Records) -> list[dict[str, Any]]:
+    """Pairs without those that the annotators judged equal (margins 0): they have no chosen and no rejected response.
+
+    Records without the field margins stay. A loss that knows ties or soft labels wants them: then leave this out.
+    """
+    return [dict(record) for record in records if record["fields"].get("margins", 1.0) != 0]
+
+
+def with_ties(records: Records) -> list[dict[str, Any]]:
+    """Pairs with the field ties: judged equal, as the field tie says, or else margins 0; without both none is."""
+    out = []
+    for record in records:
+        fields = record["fields"]
+        tied = bool(fields["tie"]) if "tie" in fields else float(fields.get("margins", 1.0)) == 0
+        out.append({**record, "fields": {**fields, "ties": tied}})
+    return out
+
+
 def explained(records: Records) -> list[dict[str, Any]]:
     """Gold: pairs with a third response, the rationale: what a perfect response to the prompt would have been."""
     return [

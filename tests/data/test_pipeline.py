@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prefjax import config
-from prefjax.data import packing, pipeline, tokenization
+from prefjax.data import packing, pipeline, rewrite, tokenization
 from prefjax.data.sources import RowError
 
 SMALL = {"tokenizer": "bytes", "rows": 2, "row_length": 64, "eval_fraction": 0.25}
@@ -288,3 +288,19 @@ def test_sharegpt_demo_end_to_end(shared_data):
     data = pipeline.dataset(path=path, tokenizer="bpe:512", row_length=1024, limit=60)
     prompt, (chosen, rejected) = texts(data, data.train_in_order()).popitem()[1]
     assert prompt.endswith("\n\nAssistant:") and chosen.startswith(" ") and chosen != rejected
+
+
+def test_what_a_rewriting_or_a_conversion_leaves_out_is_counted():
+    tied = records_of()
+    for record, margin in zip(tied, [0.0, 0.2, 1.0] * 4, strict=True):
+        record["fields"] = {"margins": margin}
+    data = pipeline.from_records(tied, kind="pairs", rewrite=rewrite.decided, **SMALL)
+    assert data.counts.skipped == {"left out by decided": 4} and data.counts.examples == 8
+    assert "4 left out by decided" in data.describe()
+    assert all(e["fields"]["margins"] > 0 for e in [*data.training, *data.held_out])
+    lists = [
+        {"id": i, "prompt": f"question {i}?", "responses": ["a", "b", "c"], "fields": {"list_labels": labels}}
+        for i, labels in enumerate([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
+    ]
+    data = pipeline.from_records(lists, kind="lists", use_as="pairs", **SMALL)
+    assert data.counts.skipped == {"no pairs in it": 1} and data.counts.examples == 3
