@@ -56,7 +56,8 @@ def test_states_and_pooler_are_those_of_transformers(options, tmp_path):
     np.testing.assert_allclose(pooled, wanted.pooler_output.numpy(), atol=1e-5)
     hf_encoder.write_encoder(tmp_path / "ours", model, params)
     again = run(reload(tmp_path / "ours", transformers.AutoModel))
-    np.testing.assert_array_equal(again.last_hidden_state.numpy(), wanted.last_hidden_state.numpy())
+    # Both names of the tanh form of GELU are read as one, and transformers rounds them differently
+    np.testing.assert_allclose(again.last_hidden_state.numpy(), wanted.last_hidden_state.numpy(), atol=2e-6)
 
 
 def test_scores_are_those_of_transformers(tmp_path):
