@@ -10,6 +10,8 @@ from jax.typing import ArrayLike
 
 from prefjax.ops import divergences, numerics, options, returns, shapes
 
+Estimator = Literal["k1", "k2", "k3"]
+
 
 def value_clip(
     values: jax.Array,
@@ -64,7 +66,7 @@ def kl_penalty(
     ref_token_logps: jax.Array,
     *,
     where: jax.Array | None = None,
-    estimator: Literal["k1", "k2", "k3"] = "k3",
+    estimator: Estimator = "k3",
     reduce: Literal["sum", "mean"] = "sum",
 ) -> jax.Array:
     """An estimate of KL(pi || ref) on sampled tokens, differentiated as a loss.
