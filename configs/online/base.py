@@ -2,7 +2,8 @@
 
 Beside the arguments of every config (see configs/base.py) they take
 
-  reward    "exact" (the answer is right), "gold" (the gold world's true reward), or the workdir of a reward model
+  reward    "exact" (the answer is right), "gold" (the gold world's true reward), the workdir of a reward model, or
+            "self:<workdir>": the policy's own log-ratio to the language model of that run
   rounds    number of rounds; 0 is the config's own
   tasks     of the gold world, joined by "+"; "" is `EASY`, "all" the basic ones
 """
@@ -40,6 +41,8 @@ def score(args: Config) -> ConfigDict:
     """What `reward=` names."""
     if args.reward in REWARDS:
         return ref(REWARDS[args.reward])
+    if args.reward.startswith("self:"):
+        return ref(scorers.implicit, reference=args.reward.removeprefix("self:"))
     return ref(scorers.reward_model, workdir=args.reward)
 
 
@@ -76,6 +79,8 @@ def stage(
     gold_world = args.data == "gold"
     watched = {"exact": scorers.exact_match, "gold": scorers.gold} if gold_world and watch is None else watch or {}
     every = max(1, steps // 5)
+    optimizer = fields.pop("optimizer", None) or ref(recipes.adamw, warmup=0.05, decay="constant")
+    optimizer.learning_rate = learning_rate
     return recipe.config(
         name=name,
         steps=steps,
@@ -92,7 +97,7 @@ def stage(
         ),
         model=base.model(args, outputs=outputs),
         objective=objective,
-        optimizer=ref(recipes.adamw, learning_rate=learning_rate, warmup=0.05, decay="constant"),
+        optimizer=optimizer,
         init_from=args.init or None,
         reference=fields.pop("reference", True),
         log_every=max(1, minibatches * epochs),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,9 @@ def sample(
     num_samples: int = 1,
     batch_size: int = 32,
     prompt_ids: Sequence[int] | None = None,
+    guide: Any = None,
+    combine: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    process: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None,
     mesh: Mesh | None = None,
 ) -> Samples:
     """Responses to `prompts`; what a prompt gets depends on its id and `key`, not on its neighbours or on padding.
@@ -62,12 +66,18 @@ def sample(
       num_samples: responses a prompt; they share its prefill.
       batch_size: prompts a device call.
       prompt_ids: one id a prompt for its random stream; default 0, 1, 2, ...
+      guide: further parameters of the model that read along; `combine(logits, guide_logits)` [N, V] then says what to
+        draw from (`sampling.mixture`, `sampling.contrast`). `logps` stay those of `params` alone.
+      process: (logits [N, V], tokens so far [N, T], step) -> logits, before the temperature (`sampling.no_repeat`).
+        It and `combine` are compiled in: give a module's function, or a partial that is made once.
       mesh: shares the prompts of a call among its devices; all processes give the same prompts and get all responses.
 
     Raises:
       ValueError: an empty prompt, a token outside the vocabulary, or an option out of range.
     """
     _check_options(max_new_tokens, temperature, top_k, top_p, min_p, num_samples, batch_size)
+    if (guide is None) != (combine is None):
+        raise ValueError("sample: guide and combine go together, who reads along and what to make of it")
     prompts = _checked_prompts(prompts, model.config.vocab_size)
     ids = np.arange(len(prompts)) if prompt_ids is None else np.asarray(prompt_ids)
     if ids.shape != (len(prompts),):
@@ -85,15 +95,48 @@ def sample(
             {name: np.float32(value) for name, value in cuts.items() if value is not None},
             np.int32(max_new_tokens),
             np.int32(-1 if eos_id is None else eos_id),
+            guide,
             model=model,
             size=size,
             num_samples=num_samples,
             top_k=top_k,
+            combine=combine,
+            process=process,
         )
         rows = (chosen[:, None] * num_samples + np.arange(num_samples)).reshape(-1)
         for target, source in zip((tokens, logps, lengths, finished), _gather(mesh, out), strict=True):
             target[rows] = source[: len(rows), :max_new_tokens] if target.ndim == 2 else source[: len(rows)]
     return Samples(tokens, lengths, logps, finished, np.repeat(np.arange(len(prompts), dtype=np.int32), num_samples))
+
+
+def stop_at(samples: Samples, tokenizer: Any, stops: Sequence[str]) -> Samples:
+    """Responses cut after the first token at which their text holds one of `stops`; these count as finished.
+
+    The text decides, not the tokens, so that it does not matter how a stop string happens to be tokenised.
+
+    Args:
+      tokenizer: gives `decode(ids)`. stops: texts, none empty.
+    """
+    if not stops or not all(stops):
+        raise ValueError(f"stops={stops!r}: expected texts, none of them empty")
+    lengths, finished = samples.lengths.copy(), samples.finished.copy()
+
+    def holds(tokens: np.ndarray) -> bool:
+        text = tokenizer.decode(tokens)
+        return any(stop in text for stop in stops)
+
+    for row, response in enumerate(samples.responses()):
+        text = response[: len(response) - int(samples.finished[row])]
+        if holds(text):
+            lengths[row] = 1 + bisect.bisect_left(range(len(text)), True, key=lambda i, t=text: holds(t[: i + 1]))
+            finished[row] = True
+    kept = np.arange(samples.tokens.shape[1]) < lengths[:, None]
+    return samples._replace(
+        tokens=np.where(kept, samples.tokens, 0),
+        logps=np.where(kept, samples.logps, 0),
+        lengths=lengths,
+        finished=finished,
+    )
 
 
 def response_logps(
@@ -183,7 +226,7 @@ def bucket(length: int, smallest: int = 16) -> int:
     return size
 
 
-@functools.partial(jax.jit, static_argnames=("model", "size", "num_samples", "top_k"))
+@functools.partial(jax.jit, static_argnames=("model", "size", "num_samples", "top_k", "combine", "process"))
 def _generate(
     params: Any,
     tokens: jax.Array,
@@ -193,21 +236,28 @@ def _generate(
     cuts: dict[str, jax.Array],
     limit: jax.Array,
     eos_id: jax.Array,
+    guide: Any,
     *,
     model: LanguageModel,
     size: int,
     num_samples: int,
     top_k: int | None,
+    combine: Callable[..., jax.Array] | None,
+    process: Callable[..., jax.Array] | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """tokens, logps [B * num_samples, size]; lengths, finished [B * num_samples]. A row of length 0 is padding."""
     rows, width = tokens.shape
     streams = jax.vmap(lambda i: jax.vmap(lambda j: fold(fold(key, i), j))(jnp.arange(num_samples)))(ids).reshape(-1)
     temperature = cuts["temperature"]
+    readers = [params] if combine is None else [params, guide]
 
-    def pick(hidden: jax.Array, step: jax.Array, done: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = _logits(model, params, hidden)
+    def pick(hidden: list[jax.Array], state: dict[str, Any], done: jax.Array) -> tuple[jax.Array, jax.Array]:
+        heads = [_logits(model, weights, h) for weights, h in zip(readers, hidden, strict=True)]
+        logits, step = heads[0], state["step"]
+        drawn_from = logits if combine is None else combine(*heads)
+        drawn_from = drawn_from if process is None else process(drawn_from, state["tokens"], step)
         shaped = sampling.transform(
-            logits, temperature=temperature, k=top_k, p=cuts.get("top_p"), relative=cuts.get("min_p")
+            drawn_from, temperature=temperature, k=top_k, p=cuts.get("top_p"), relative=cuts.get("min_p")
         )
         token = sampling.draw(jax.vmap(lambda k: fold(k, step))(streams), shaped, temperature)
         logp = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
@@ -224,13 +274,17 @@ def _generate(
             "logps": jax.lax.dynamic_update_index_in_dim(state["logps"], logp, step, 1),
         }
 
+    def decode(caches: list[Any], *block: jax.Array) -> tuple[list[jax.Array], list[Any]]:
+        read = [model.decode(weights, cache, *block) for weights, cache in zip(readers, caches, strict=True)]
+        return [hidden for hidden, _ in read], [cache for _, cache in read]
+
     columns = jnp.broadcast_to(jnp.arange(width), tokens.shape)
-    hidden, cache = model.decode(
-        params, model.init_cache(rows, width + size), tokens, columns, columns < lengths[:, None]
-    )
-    last = jnp.take_along_axis(hidden, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
-    last, starts, empty = (jnp.repeat(x, num_samples, axis=0) for x in (last, lengths, lengths == 0))
-    cache = take_rows(cache, jnp.repeat(jnp.arange(rows), num_samples))
+    empty_caches = [model.init_cache(rows, width + size) for _ in readers]
+    hidden, caches = decode(empty_caches, tokens, columns, columns < lengths[:, None])
+    ends = jnp.maximum(lengths - 1, 0)[:, None, None]
+    last = [jnp.repeat(jnp.take_along_axis(h, ends, axis=1)[:, 0], num_samples, axis=0) for h in hidden]
+    starts, empty = (jnp.repeat(x, num_samples, axis=0) for x in (lengths, lengths == 0))
+    caches = [take_rows(cache, jnp.repeat(jnp.arange(rows), num_samples)) for cache in caches]
     count = rows * num_samples
     state = {
         "step": jnp.int32(0),
@@ -238,20 +292,18 @@ def _generate(
         "tokens": jnp.zeros((count, size), jnp.int32),
         "logps": jnp.zeros((count, size), jnp.float32),
     }
-    state = record(state, *pick(last, state["step"], empty), empty)
+    state = record(state, *pick(last, state, empty), empty)
 
     def unfinished(carry: tuple[dict[str, Any], Any]) -> jax.Array:
         return (carry[0]["step"] < limit) & ~jnp.all(carry[0]["done"])
 
     def advance(carry: tuple[dict[str, Any], Any]) -> tuple[dict[str, Any], Any]:
-        state, cache = carry
-        step, done = state["step"], state["done"]
-        hidden, cache = model.decode(
-            params, cache, state["token"][:, None], (starts + step - 1)[:, None], ~done[:, None]
-        )
-        return record(state, *pick(hidden[:, 0], step, done), done), cache
+        state, caches = carry
+        done, at = state["done"], (starts + state["step"] - 1)[:, None]
+        hidden, caches = decode(caches, state["token"][:, None], at, ~done[:, None])
+        return record(state, *pick([h[:, 0] for h in hidden], state, done), done), caches
 
-    state, _ = jax.lax.while_loop(unfinished, advance, (state, cache))
+    state, _ = jax.lax.while_loop(unfinished, advance, (state, caches))
     return state["tokens"], state["logps"], state["lengths"], state["done"] & ~empty
 
 

@@ -45,6 +45,40 @@ def min_p(logits: jax.Array, p: float | jax.Array) -> jax.Array:
     return jnp.where(logits < top + jnp.log(jnp.asarray(p, logits.dtype)), -jnp.inf, logits)
 
 
+def mixture(logits: jax.Array, guide_logits: jax.Array, *, share: float | jax.Array = 0.125) -> jax.Array:
+    """(1 - share) log pi + share log guide: the geometric mixture of two policies, Nash-MD's opponent.
+
+    Source: Munos et al., "Nash Learning from Human Feedback", 2023, arXiv 2312.00886, section 7.
+    """
+    own, other = jax.nn.log_softmax(logits), jax.nn.log_softmax(guide_logits)
+    return (1 - jnp.asarray(share)) * own + share * other
+
+
+def contrast(
+    logits: jax.Array, guide_logits: jax.Array, *, strength: float | jax.Array = 1.0, plausible: float | jax.Array = 0.1
+) -> jax.Array:
+    """Contrastive decoding: log pi + strength (log pi - log amateur) among tokens at least `plausible` times the top.
+
+    Source: Li et al., "Contrastive Decoding: Open-ended Text Generation as Optimization", 2022, arXiv 2210.15097;
+    O'Brien, Lewis, "Contrastive Decoding Improves Reasoning in Large Language Models", 2023, arXiv 2309.09117.
+    """
+    own, amateur = jax.nn.log_softmax(logits), jax.nn.log_softmax(guide_logits)
+    cut = min_p(own, plausible)
+    return jnp.where(jnp.isfinite(cut), own + jnp.asarray(strength) * (own - amateur), -jnp.inf)
+
+
+def no_repeat(logits: jax.Array, tokens: jax.Array, step: jax.Array, *, penalty: float | jax.Array = 1.2) -> jax.Array:
+    """Divides positive and multiplies negative logits of tokens that were drawn before by `penalty`.
+
+    Source: Keskar et al., "CTRL: A Conditional Transformer Language Model for Controllable Generation", 2019,
+    arXiv 1909.05858, section 4.1.
+    """
+    before = jnp.arange(tokens.shape[1]) < step
+    rows = jnp.broadcast_to(jnp.arange(tokens.shape[0])[:, None], tokens.shape)
+    seen = jnp.zeros(logits.shape, bool).at[rows, tokens].max(jnp.broadcast_to(before, tokens.shape))
+    return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
 def transform(
     logits: jax.Array,
     *,

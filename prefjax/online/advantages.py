@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from prefjax.ops import masked, returns
+from prefjax.optim.multipliers import Multipliers
+from prefjax.weights import consistency, policy_divergence
+from prefjax.weights import constraints as constraint_weights
 
 Fields = dict[str, jax.Array]
 
@@ -98,3 +101,51 @@ def reinforce(
     )
     togo = returns.discounted_returns(rewards, where=mask, gamma=gamma)
     return {"advantages": returns.whiten(togo, where=mask).reshape(token_mask.shape)}
+
+
+def last_iterate(old_logps: jax.Array) -> Fields:
+    """ref_logps [P, K] of the policy that sampled: the reference of SPPO and DNO is the last iterate."""
+    return {"ref_logps": old_logps}
+
+
+def agreement(scores: jax.Array, previous_logps: jax.Array, ref_logps: jax.Array, response_mask: jax.Array) -> Fields:
+    """consistency [P] of the scores' ranking with the previous iterate's log-ratios to the reference: CREAM's C."""
+    other = jnp.asarray(previous_logps) - jnp.asarray(ref_logps)
+    return {"consistency": consistency.consistency(jnp.asarray(scores), other, where=response_mask)}
+
+
+def target(
+    scores: jax.Array, ref_logps: jax.Array, old_logps: jax.Array, response_mask: jax.Array, *, beta: ArrayLike = 0.1
+) -> Fields:
+    """target_logps [P, K] = log ref + score / beta - log Z, f-DPG's of RLHF; Z is estimated from the group."""
+    found = policy_divergence.rlhf_target(jnp.asarray(ref_logps), jnp.asarray(scores), beta=beta)
+    partition = jax.vmap(lambda t, q, m: policy_divergence.log_partition(t, q, example_mask=m))
+    log_z = partition(found, jnp.asarray(old_logps), jnp.asarray(response_mask))
+    return {"target_logps": found - log_z[:, None]}
+
+
+def against_opponent(scores: jax.Array, preferences: jax.Array, response_mask: jax.Array) -> Fields:
+    """advantages [P, K] of the first half against the second: mean P(win) - 1/2; 0 for the opponent's. Nash-MD's."""
+    half = scores.shape[1] // 2
+    wins = masked.mean(preferences[:, :half, half:], response_mask[:, None, half:], axis=-1) - 0.5
+    return {"advantages": jnp.concatenate([wins, jnp.zeros_like(wins)], axis=1)}
+
+
+def constrained(
+    scores: jax.Array,
+    old_logps: jax.Array,
+    ref_logps: jax.Array,
+    response_mask: jax.Array,
+    *,
+    multipliers: Multipliers | None = None,
+    estimate: Callable[..., jax.Array] = returns.group_normalize,
+) -> Fields:
+    """advantages [P, K]: staying near the reference is the task, the score a constraint that the multiplier weighs.
+
+    The score's weight sigmoid(mu) falls once its mean exceeds the threshold that `optim.multipliers.refresh` is given,
+    so a reward model is not followed beyond where it is trusted.
+    """
+    nearness = jnp.asarray(ref_logps) - jnp.asarray(old_logps)
+    parts = [estimate(jnp.asarray(x), where=response_mask) for x in (nearness, scores)]
+    mu = jnp.zeros(1) if multipliers is None else multipliers.values
+    return {"advantages": constraint_weights.mixed_advantages(parts[0], parts[1][None], mu)}

@@ -53,6 +53,9 @@ def corpus(
     ]
     fields: dict[str, np.ndarray] = {KEPT: np.asarray(named["response_mask"])[prompt[:, None], chosen]}
     for name in keep:
+        if name in picks.fields:
+            fields[name] = np.asarray(picks.fields[name], np.float32)[prompt, slot]
+            continue
         if name not in named:
             raise ValueError(f"keep: the round has no {name!r}; {did_you_mean(name, list(named))}")
         array = np.asarray(named[name])

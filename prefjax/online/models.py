@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import types
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -71,3 +72,24 @@ def logps(rollout: Rollout, workdir: str, *, batch_size: int = 64) -> np.ndarray
         batch_size=batch_size,
         mesh=rollout.policy.mesh,
     )
+
+
+def continuations(rollout: Rollout, texts: Sequence[str], workdir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """[N, F] log-prob of each text after prompt and response, nats, and [F] its tokens; None: the carried reference."""
+    policy = rollout.policy
+    asked = Opened(policy.model, policy.carry["reference"], policy.tokenizer)
+    model, params, tokenizer = asked if workdir is None else _same_tokens(rollout, workdir)
+    before = [
+        np.concatenate([prompt, response[: len(response) - int(end)]])
+        for prompt, response, end in zip(
+            rollout.repeated_tokens, rollout.samples.responses(), rollout.samples.finished, strict=True
+        )
+    ]
+    ids = [np.asarray(tokenizer.encode(text, continues=True), np.int32) for text in texts]
+    found = [
+        language.response_logps(
+            model, params, before, np.tile(row, (len(before), 1)), np.full(len(before), len(row)), mesh=policy.mesh
+        ).sum(1)
+        for row in ids
+    ]
+    return np.stack(found, axis=1), np.asarray([len(row) for row in ids])

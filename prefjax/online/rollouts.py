@@ -64,7 +64,7 @@ class Policy:
 
 def nobody(tokenizer: Any) -> Policy:
     """A policy without a model."""
-    return Policy(None, None, {"reference": None}, tokenizer)
+    return Policy(None, None, {"reference": None, "previous": None}, tokenizer)
 
 
 def _blank_samples(prompts: int, num_samples: int, length: int) -> language.Samples:
@@ -128,7 +128,8 @@ def arrays(
     """The named arrays of a round, computed when first read: [P, K] a response, [P, K, T] a token.
 
     scores, response_mask, lengths, finished, old_logps, ref_logps, win_rates; tokens, token_mask, old_token_logps,
-    ref_token_logps, values; preferences [P, K, K]; further scores, and the carry's other entries, by their names.
+    ref_token_logps, values; previous_logps under carry["previous"]; preferences [P, K, K]; further scores, and the
+    carry's other entries, by their names.
 
     Args:
       rollout: the responses.
@@ -142,16 +143,18 @@ def arrays(
     def shaped(x: np.ndarray) -> np.ndarray:
         return x.reshape(*shape, *x.shape[1:])
 
-    def reference() -> np.ndarray:
-        if "reference" not in policy.carry:
-            raise ValueError("ref_token_logps: the run carries no reference; set reference=True in its config")
-        return shaped(policy.logps(rollout, policy.carry["reference"]))
+    def under(name: str) -> np.ndarray:
+        if name not in policy.carry:
+            raise ValueError(
+                f"the run carries no {name!r} to take log-probs under; set reference or carry in its config"
+            )
+        return shaped(policy.logps(rollout, policy.carry[name]))
 
     def preferred() -> jax.Array:
         return jax.nn.sigmoid(pairs.differences(jnp.asarray(scores["scores"]))) if preferences is None else preferences
 
-    carried = {name: value for name, value in policy.carry.items() if name != "reference"}
-    ref_token_logps = functools.cache(reference)
+    carried = {name: value for name, value in policy.carry.items() if name not in ("reference", "previous")}
+    ref_token_logps = functools.cache(lambda: under("reference"))
     named = Named(
         {
             **carried,
@@ -165,6 +168,7 @@ def arrays(
             "old_logps": shaped(samples.logps.sum(1)),
             "ref_token_logps": ref_token_logps,
             "ref_logps": lambda: ref_token_logps().sum(-1),
+            "previous_logps": lambda: under("previous").sum(-1),
             "values": lambda: shaped(policy.values(rollout)),
             "preferences": preferred,
             "win_rates": lambda: selection.win_rates(jnp.asarray(named["preferences"]), where=response_mask),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
-from prefjax.generate import language
+from prefjax.generate import language, sampling
 from prefjax.online import rollouts
 from prefjax.online.rollouts import Policy
 
@@ -78,3 +79,32 @@ def own_and_reference(
     free = policy.sample(policy.params, prompts, keys[0], num_samples=num_samples, **options)
     other = policy.sample(policy.carry["reference"], prompts, keys[1], num_samples=reference_samples, **options)
     return rollouts.merge([free, other], len(prompts))
+
+
+def own_and_mixture(
+    policy: Policy,
+    prompts: Prompts,
+    key: jax.Array,
+    *,
+    num_samples: int = 1,
+    share: float = 0.125,
+    max_new_tokens: int = 16,
+    batch_size: int = 64,
+) -> language.Samples:
+    """K responses of the policy, then K of its geometric mixture with the carried reference: Nash-MD's opponent.
+
+    Reference: Munos et al., "Nash Learning from Human Feedback", 2023, arXiv:2312.00886, section 7.
+    """
+    options = {"num_samples": num_samples, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    keys = [jax.random.fold_in(key, i) for i in range(2)]
+    free = policy.sample(policy.params, prompts, keys[0], **options)
+    mixed = policy.sample(
+        policy.params, prompts, keys[1], guide=policy.carry["reference"], combine=_mixture(share), **options
+    )
+    return rollouts.merge([free, mixed], len(prompts))
+
+
+@functools.cache
+def _mixture(share: float) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """One function a share, so that it is compiled once."""
+    return functools.partial(sampling.mixture, share=share)

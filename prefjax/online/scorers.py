@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import queue
@@ -9,12 +10,16 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from prefjax.data.gold import evaluate
 from prefjax.data.gold import reward as gold_world
 from prefjax.online import models
-from prefjax.online.rollouts import Rollout
+from prefjax.online.rollouts import Rollout, texts_of
+from prefjax.rewards import density_ratio as ratios
+from prefjax.rewards import followup as followups
+from prefjax.rewards import transforms
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +51,68 @@ def reward_model(rollout: Rollout, *, workdir: str, batch_size: int = 64) -> np.
       ValueError: its tokenizer is not the policy's.
     """
     return models.scores(rollout, workdir, batch_size=batch_size)
+
+
+def followup(
+    rollout: Rollout,
+    *,
+    positive: tuple[str, ...],
+    negative: tuple[str, ...],
+    workdir: str | None = None,
+    normalize: str = "tokens",
+) -> np.ndarray:
+    """How much likelier a happy user's next turn is after the response than an unhappy one's.
+
+    Args:
+      positive, negative: texts of follow-ups. normalize: see `prefjax.rewards.followup.followup_reward`.
+      workdir: run whose language model reads them; None is the carried reference.
+    """
+    ends = [models.continuations(rollout, texts, workdir) for texts in (positive, negative)]
+    (good, good_lengths), (bad, bad_lengths) = ends
+    return np.asarray(followups.followup_reward(good, bad, good_lengths, bad_lengths, normalize=normalize))
+
+
+def density_ratio(rollout: Rollout, *, strong: str, weak: str, normalize: str = "none") -> np.ndarray:
+    """log pi_strong(y | x) - log pi_weak(y | x) of the language models of two runs: a reward without training."""
+    better, worse = (models.logps(rollout, workdir) for workdir in (strong, weak))
+    return np.asarray(ratios.density_ratio(better, worse, where=rollout.samples.mask, normalize=normalize))
+
+
+def implicit(rollout: Rollout, *, beta: float = 0.1, reference: str | None = None) -> np.ndarray:
+    """beta (log pi - log ref): the policy's own reward of its responses, for self-rewarding.
+
+    Args:
+      reference: workdir of the run that is the reference; None is the carried one.
+    """
+    policy = rollout.policy
+    ref = policy.logps(rollout, policy.carry["reference"]) if reference is None else models.logps(rollout, reference)
+    return beta * ((policy.logps(rollout, policy.params) - ref) * rollout.samples.mask).sum(1)
+
+
+def centred(rollout: Rollout, *, score: Any, quantile: float = 0.85, num_samples: int = 8, seed: int = 0) -> np.ndarray:
+    """log sigmoid(r - r_ref), r_ref a quantile of the carried reference's own rewards on the prompt; see `lsc`."""
+    samples = rollout.policy.sample(
+        rollout.policy.carry["reference"],
+        rollout.prompt_tokens,
+        jax.random.key(seed),
+        num_samples=num_samples,
+        max_new_tokens=rollout.samples.tokens.shape[1],
+        batch_size=64,
+    )
+    texts = texts_of(samples, rollout.policy.tokenizer)
+    others = dataclasses.replace(rollout, samples=samples, texts=texts)
+    baseline = transforms.reference_quantile(np.asarray(score(others)).reshape(-1, num_samples), quantile=quantile)
+    return np.asarray(transforms.lsc(np.asarray(score(rollout)), np.repeat(baseline, rollout.size)))
+
+
+def clipped(rollout: Rollout, *, score: Any, low: float = -5.0, high: float = 5.0) -> np.ndarray:
+    """The score within bounds."""
+    return np.clip(np.asarray(score(rollout), np.float64), low, high)
+
+
+def brief(rollout: Rollout, *, penalty: float = 0.01) -> np.ndarray:
+    """-penalty for every token."""
+    return -penalty * rollout.samples.lengths.astype(np.float64)
 
 
 def weighted(rollout: Rollout, *, parts: Mapping[str, Any]) -> np.ndarray:

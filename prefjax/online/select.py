@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +17,13 @@ class Picks(NamedTuple):
     """M examples a prompt, each of R of its responses.
 
     index: [P, M, R] int, which of the K responses. valid: [P, M] bool. roles: name prefixes of the R responses' fields;
-    () keeps the response axis.
+    () keeps the response axis. fields: {name: [P, M, ...]}, what selection knows of an example.
     """
 
     index: jax.Array
     valid: jax.Array
     roles: tuple[str, ...] = ()
+    fields: Mapping[str, jax.Array] = {}
 
 
 def _pairs(found: ratings.RatedPairs) -> Picks:
@@ -53,6 +54,11 @@ def best(scores: jax.Array, response_mask: jax.Array) -> Picks:
     return Picks(top[:, None, None], jnp.any(response_mask, axis=1)[:, None], ("",))
 
 
+def best_alone(scores: jax.Array, response_mask: jax.Array) -> Picks:
+    """`best`, its fields with a response axis of one: for the view of rollouts (SuperHF)."""
+    return best(scores, response_mask)._replace(roles=())
+
+
 def each(response_mask: jax.Array) -> Picks:
     """Every response an example of its own: unpaired feedback, SuperHF, f-DPG."""
     prompts, size = response_mask.shape
@@ -78,6 +84,22 @@ def neighbours(response_mask: jax.Array) -> Picks:
     index = jnp.broadcast_to(jnp.arange(size - size % 2).reshape(-1, 2), (prompts, size // 2, 2))
     both = response_mask[:, : size - size % 2].reshape(prompts, -1, 2).all(-1)
     return Picks(index, both, ("chosen_", "rejected_"))
+
+
+def judged(
+    scores: jax.Array, old_logps: jax.Array, ref_logps: jax.Array, response_mask: jax.Array, *, beta: ArrayLike = 0.1
+) -> Picks:
+    """`neighbours` with internal_logits [P, M, 2]: the first is better by the scores, and by beta log(pi / ref).
+
+    SCIR's judges, as they stood when the pair was sampled.
+    """
+    picks = neighbours(response_mask)
+    own = beta * (jnp.asarray(old_logps) - jnp.asarray(ref_logps))
+    logits = []
+    for judge in (jnp.asarray(scores), own):
+        first, second = (jnp.take_along_axis(judge, picks.index[..., side], axis=1) for side in (0, 1))
+        logits.append(first - second)
+    return picks._replace(fields={"internal_logits": jnp.stack(logits, axis=-1)})
 
 
 def ordered(scores: jax.Array, response_mask: jax.Array, *, pairs: Callable[..., Any] = neighbours) -> Picks:

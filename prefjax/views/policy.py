@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from prefjax.models.decoder import LanguageModel
-from prefjax.ops import logprobs
-from prefjax.views import Named, layout
+from prefjax.ops.token_kls import token_kls
+from prefjax.views import Named, layout, tokens
 
 TOKENS = "old_token_logps"
 """The stored field that says how many tokens T a response may have."""
@@ -41,7 +42,10 @@ def rollouts(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, mo
 
     @functools.cache
     def states() -> jax.Array:
-        return _states(model, params, batch)
+        return tokens.row_states(model, params, batch)
+
+    def stats(name: str) -> jax.Array:
+        return per_token(tokens.row_stats(model, params, batch, states(), *({name} - {"logps"}))[name])
 
     @functools.cache
     def mask() -> jax.Array:
@@ -61,15 +65,12 @@ def rollouts(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, mo
     entries["example_mask"] = entries["example_mask"] & flat(stored["response_mask"])
     entries["token_mask"] = entries["action_mask"] = mask
     entries["lengths"] = lambda: jnp.sum(mask(), axis=1)
-    entries["token_logps"] = lambda: per_token(_logps(model, params, batch, states()))
+    entries["token_logps"] = functools.partial(stats, "logps")
     entries["logps"] = lambda: jnp.sum(named["token_logps"], axis=1)
-    entries["token_entropies"] = lambda: per_token(_stats(model, params, batch, states(), "entropy")["entropy"])
+    entries["token_entropies"] = functools.partial(stats, "entropy")
     entries["values"] = lambda: per_token(model.scores(params, states())[..., 0])
-    if "ref_token_logps" not in stored and "reference" in (carry or {}):
-        reference = jax.lax.stop_gradient(carry["reference"])
-        entries["ref_token_logps"] = lambda: per_token(
-            _logps(model, reference, batch, _states(model, reference, batch))
-        )
+    if "reference" in (carry or {}):
+        entries |= _against(model, params, jax.lax.stop_gradient(carry["reference"]), batch, states, per_token, entries)
     if "ref_token_logps" in entries:
         entries["ref_logps"] = lambda: jnp.sum(named["ref_token_logps"], axis=1)
     entries["old_logps"] = lambda: jnp.sum(named[TOKENS], axis=1)
@@ -77,27 +78,27 @@ def rollouts(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, mo
     return named
 
 
-def _states(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Array:
-    """[R, T, D] the state that each token is chosen in."""
-    hidden = model.hidden(params, *(batch[name] for name in layout.TOKEN_FIELDS))
-    return jnp.take_along_axis(hidden, layout.predictors(batch)[..., None], axis=1)
+def _against(
+    model: LanguageModel,
+    params: Any,
+    reference: Any,
+    batch: layout.Batch,
+    states: Callable[[], jax.Array],
+    per_token: Callable[[jax.Array], jax.Array],
+    stored: Mapping[str, Any],
+) -> dict[str, Any]:
+    """ref_token_logps, unless stored, and token_kls: exact KL(policy || reference) of the next token."""
+    ref_states = functools.cache(lambda: tokens.row_states(model, reference, batch))
 
+    def kls() -> jax.Array:
+        flat = [x.reshape(-1, x.shape[-1]) for x in (ref_states(), states())]
+        ref_head, head = model.unembed(reference), model.unembed(params)
+        rows = token_kls(
+            *flat, ref_head.kernel, head.kernel, bias=ref_head.bias, ref_bias=head.bias, softcap=head.softcap
+        )
+        return per_token(rows.reshape(batch["tokens"].shape))
 
-def _stats(
-    model: LanguageModel, params: Any, batch: layout.Batch, states: jax.Array, *stats: str
-) -> dict[str, jax.Array]:
-    """{"logps" and each of `stats`: [R, T]}, nats; what is no response is left to who reads it."""
-    head = model.unembed(params)
-    found = logprobs.token_stats(
-        states.reshape(-1, states.shape[-1]),
-        head.kernel,
-        batch["tokens"].reshape(-1),
-        bias=head.bias,
-        softcap=head.softcap,
-        stats=stats,
-    )
-    return {name: value.reshape(batch["tokens"].shape) for name, value in found.items()}
-
-
-def _logps(model: LanguageModel, params: Any, batch: layout.Batch, states: jax.Array) -> jax.Array:
-    return _stats(model, params, batch, states)["logps"]
+    found: dict[str, Any] = {"token_kls": kls}
+    if "ref_token_logps" not in stored:
+        found["ref_token_logps"] = lambda: per_token(tokens.row_stats(model, reference, batch, ref_states())["logps"])
+    return found

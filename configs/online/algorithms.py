@@ -1,0 +1,234 @@
+"""Online algorithms side by side: each is a choice of sampler, fields, selection and loss, and nothing else.
+
+python -m experiments.rollout --config=configs/online/algorithms.py:runlocal,algorithm=rloo --workdir=runs/rloo
+python -m experiments.rollout --config=configs/online/algorithms.py:algorithm=ppo,init=runs/weak,reward=gold \\
+    --workdir=runs/ppo
+
+`algorithm` is one of ALGORITHMS; `kl` is the strength of the pull to the reference, in the algorithm's own sense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from ml_collections import ConfigDict
+
+from configs.online import base
+from prefjax import recipe, train
+from prefjax.config import did_you_mean, ref
+from prefjax.losses import language, policy, policy_divergence, policy_imitation, policy_sequence, policy_terms
+from prefjax.losses.preference import anchored, consistency, games, paired
+from prefjax.metrics import rollouts as metrics
+from prefjax.online import advantages, samplers, select
+from prefjax.ops import returns
+from prefjax.optim import extragradient, multipliers, recipes
+from prefjax.views import language as views
+from prefjax.views.policy import rollouts
+
+GRADIENT = ("scores", "old_token_logps", "advantages")
+PAIR = ("scores", "ref_logps")
+
+
+def _gradient(loss: Any, *, learn: Any = advantages.grouped, kl: float = 0.0, **options: Any) -> dict[str, Any]:
+    """A policy gradient: all responses of a prompt, their advantages, and at will a KL term."""
+    count = options.pop("count", None)
+    terms = {"policy": recipe.term(rollouts, loss, metrics=metrics.policy, count=count)}
+    if kl:
+        terms["kl"] = recipe.term(rollouts, policy_terms.kl_penalty, coefficient=kl, count=count)
+    return {"objective": terms, "learn": learn, "keep": (*GRADIENT, "ref_token_logps") if kl else GRADIENT, **options}
+
+
+def _pairs(loss: Any, *, choose: Any = select.best_and_worst, learn: Any = None, **options: Any) -> dict[str, Any]:
+    """A preference loss on pairs of the policy's own responses."""
+    fields = {"learn": learn, "select": choose, "keep": PAIR, **options}
+    return {"objective": {"preference": recipe.term(views.pairs, loss)}, **fields}
+
+
+def _last_iterate(loss: Any, kl: float) -> dict[str, Any]:
+    """A game against the policy that sampled, from pairs in any order with win rates as labels."""
+    del kl
+    return _pairs(
+        loss,
+        choose=select.neighbours,
+        learn=advantages.last_iterate,
+        keep=(*PAIR, "win_rates"),
+    )
+
+
+def ppo(kl: float, local: bool) -> dict[str, Any]:
+    made = _gradient(policy.ppo_clip, learn=ref(advantages.actor_critic, kl_coef=kl), count="lengths", outputs=1)
+    made["objective"]["critic"] = recipe.term(rollouts, policy_terms.value_clip, coefficient=0.5, count="lengths")
+    return {**made, "keep": (*GRADIENT, "returns_to_go", "old_values"), "epochs": 2}
+
+
+def rloo(kl: float, local: bool) -> dict[str, Any]:
+    return _gradient(policy.reinforce, learn=ref(advantages.penalised, kl_coef=kl))
+
+
+def reinforce_plus_plus(kl: float, local: bool) -> dict[str, Any]:
+    return _gradient(policy.ppo_clip, learn=ref(advantages.reinforce, kl_coef=kl), count="lengths")
+
+
+def remax(kl: float, local: bool) -> dict[str, Any]:
+    sample = ref(samplers.own_and_greedy, num_samples=2 if local else 7, max_new_tokens=8 if local else 16)
+    made = _gradient(policy.reinforce, learn=advantages.greedy_baseline, kl=kl)
+    return {**made, "sample": sample, "select": ref(select.everything, but_last=1)}
+
+
+def grpo(kl: float, local: bool) -> dict[str, Any]:
+    return _gradient(policy.grpo, kl=kl)
+
+
+def dr_grpo(kl: float, local: bool) -> dict[str, Any]:
+    learn = ref(advantages.grouped, estimate=returns.group_center)
+    return _gradient(ref(policy.dr_grpo, max_tokens=16.0), learn=learn, kl=kl)
+
+
+def dapo(kl: float, local: bool) -> dict[str, Any]:
+    return _gradient(policy.dapo, count="lengths", select=select.informative, waves=2 if local else 3)
+
+
+def gspo(kl: float, local: bool) -> dict[str, Any]:
+    return _gradient(policy_sequence.gspo, kl=kl)
+
+
+def cispo(kl: float, local: bool) -> dict[str, Any]:
+    return _gradient(policy.cispo, count="lengths", kl=kl)
+
+
+def nash_md(kl: float, local: bool) -> dict[str, Any]:
+    sample = ref(samplers.own_and_mixture, num_samples=2 if local else 4, max_new_tokens=8 if local else 16)
+    made = _gradient(policy.reinforce, learn=advantages.against_opponent, kl=kl)
+    return {**made, "sample": sample, "select": ref(select.everything, but_last=2 if local else 4)}
+
+
+def f_dpg(kl: float, local: bool) -> dict[str, Any]:
+    loss = ref(policy_divergence.f_dpg, divergence="jensen_shannon")
+    term = recipe.term(rollouts, loss, bind={"proposal_logps": "old_logps"})
+    learn = ref(advantages.target, beta=kl)
+    return {"objective": {"f_dpg": term}, "learn": learn, "keep": ("scores", "old_token_logps", "target_logps")}
+
+
+def copg(kl: float, local: bool) -> dict[str, Any]:
+    return _pairs(ref(policy_sequence.copg, beta=kl), choose=select.neighbours)
+
+
+def raft(kl: float, local: bool) -> dict[str, Any]:
+    term = recipe.term(views.responses, language.sft, count="lengths")
+    return {"objective": {"raft": term}, "learn": None, "select": select.best, "keep": ("scores",)}
+
+
+def superhf(kl: float, local: bool) -> dict[str, Any]:
+    term = recipe.term(rollouts, ref(policy_imitation.superhf, kl_coef=kl))
+    keep = ("scores", "old_token_logps")
+    return {"objective": {"superhf": term}, "learn": None, "select": select.best_alone, "keep": keep}
+
+
+def online_dpo(kl: float, local: bool) -> dict[str, Any]:
+    return _pairs(ref(paired.dpo, beta=kl))
+
+
+def rpo(kl: float, local: bool) -> dict[str, Any]:
+    made = _pairs(ref(paired.dpo, beta=kl))
+    bind = {"token_logps": "chosen_token_logps", "where": "chosen_mask"}
+    made["objective"]["sft"] = recipe.term(views.pairs, language.sft, coefficient=kl, bind=bind)
+    return made
+
+
+def online_ipo(kl: float, local: bool) -> dict[str, Any]:
+    return _pairs(ref(games.online_ipo, beta=kl), choose=select.neighbours, keep=(*PAIR, "win_rates"))
+
+
+def egpo(kl: float, local: bool) -> dict[str, Any]:
+    return {**online_ipo(kl, local), "minibatches": 1, "epochs": 2, "optimizer": ref(extragradient_adamw)}
+
+
+def sppo(kl: float, local: bool) -> dict[str, Any]:
+    return _last_iterate(ref(anchored.sppo, beta=kl), kl)
+
+
+def dno(kl: float, local: bool) -> dict[str, Any]:
+    return _last_iterate(ref(games.dno, eta=kl), kl)
+
+
+def xpo(kl: float, local: bool) -> dict[str, Any]:
+    """DPO on (own, reference's) in the order of the scores, and optimism: the reference's response less likely."""
+    made = _pairs(ref(games.dno, eta=kl, labels="hard"), choose=select.neighbours, keep=(*PAIR, "win_rates"))
+    bind = {"token_logps": "rejected_token_logps", "where": "rejected_mask"}
+    made["objective"]["optimism"] = recipe.term(views.pairs, language.sft, coefficient=-1e-3, bind=bind)
+    return {**made, "sample": ref(samplers.own_and_reference, max_new_tokens=8 if local else 16)}
+
+
+def cream(kl: float, local: bool) -> dict[str, Any]:
+    """DPO as far as the last iterate ranks alike; self-rewarding with reward=self:<workdir of the first reference>."""
+    made = _pairs(ref(consistency.cream, beta=kl), learn=advantages.agreement, keep=(*PAIR, "consistency"))
+    return {**made, "carry": ref(start_previous), "refresh": ref(train.ema, name="previous", mix=1.0, every=2)}
+
+
+def scir(kl: float, local: bool) -> dict[str, Any]:
+    keep = (*PAIR, "internal_logits")
+    return _pairs(ref(consistency.scir, beta=kl), choose=ref(select.judged, beta=kl), keep=keep)
+
+
+def constrained(kl: float, local: bool) -> dict[str, Any]:
+    """The score is followed up to a threshold: its weight is a Lagrange multiplier in the carry."""
+    refresh = ref(multipliers.refresh, metrics=("scores",), thresholds=(kl,), rate=0.1, momentum=0.0)
+    return {**_gradient(policy.grpo, learn=advantages.constrained), "refresh": refresh, "carry": ref(start_multipliers)}
+
+
+ALGORITHMS: dict[str, tuple[Callable[..., dict[str, Any]], float]] = {
+    "ppo": (ppo, 0.05),
+    "rloo": (rloo, 0.05),
+    "reinforce_plus_plus": (reinforce_plus_plus, 0.05),
+    "remax": (remax, 0.05),
+    "grpo": (grpo, 0.05),
+    "dr_grpo": (dr_grpo, 0.05),
+    "dapo": (dapo, 0.0),
+    "gspo": (gspo, 0.05),
+    "cispo": (cispo, 0.05),
+    "nash_md": (nash_md, 0.05),
+    "f_dpg": (f_dpg, 0.1),
+    "copg": (copg, 0.1),
+    "raft": (raft, 0.0),
+    "superhf": (superhf, 0.35),
+    "online_dpo": (online_dpo, 0.1),
+    "rpo": (rpo, 0.1),
+    "online_ipo": (online_ipo, 0.1),
+    "egpo": (egpo, 0.1),
+    "sppo": (sppo, 0.1),
+    "dno": (dno, 0.1),
+    "xpo": (xpo, 0.1),
+    "cream": (cream, 0.1),
+    "scir": (scir, 0.1),
+    "constrained": (constrained, 0.5),
+}
+"""{name: (its fields of a stage, its usual `kl`)}; `kl` of "constrained" is the threshold of the score."""
+
+
+def extragradient_adamw(*, learning_rate: float, total_steps: int) -> optax.GradientTransformation:
+    """AdamW at a constant rate, two updates of which are one extragradient step."""
+    return extragradient.extragradient(
+        recipes.adamw(learning_rate=learning_rate, total_steps=total_steps, decay="constant")
+    )
+
+
+def start_multipliers(params: Any) -> dict[str, Any]:
+    """A carry with one multiplier at 0: half of the weight."""
+    del params
+    return {"multipliers": multipliers.init([0.0])}
+
+
+def start_previous(params: Any) -> dict[str, Any]:
+    """A carry with the last iterate, at first the start."""
+    return {"previous": params}
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    args = base.arguments(arg, algorithm="rloo", kl=-1.0, learning_rate=1e-3)
+    if args.algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm={args.algorithm!r} is unknown; {did_you_mean(args.algorithm, ALGORITHMS)}")
+    make, usual = ALGORITHMS[args.algorithm]
+    fields = make(usual if args.kl < 0 else args.kl, args.runlocal)
+    return base.stage(args.algorithm, args, learning_rate=args.learning_rate, **fields)

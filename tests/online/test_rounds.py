@@ -1,0 +1,104 @@
+"""Rounds in the loop: resumed bit for bit in the middle of one, the same on any mesh, robust to what fails."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs.online import algorithms
+from prefjax import loop
+from prefjax.config import ref
+from prefjax.models import decoder
+from prefjax.online import dataset as online
+from prefjax.online import scorers
+
+TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
+
+
+def config(steps=6, **fields):
+    """GRPO in rounds of four steps: two epochs of two minibatches."""
+    made = algorithms.get_config(f"runlocal,algorithm=grpo,steps={steps},reward=gold")
+    made.model = ref(decoder.decoder, **TINY)
+    made.data.epochs = 2
+    made.data.prompts.size, made.data.prompts.eval_size = 24, 8
+    made.mesh.data = 1
+    made.log_every, made.eval_every, made.checkpoint_every = 1, 3, 3
+    made.writers = ("jsonl",)
+    for name, value in fields.items():
+        made[name] = value
+    return made
+
+
+def trace(workdir: pathlib.Path) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("speed/")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return loop.fit(config(), tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_reports_its_rounds(whole):
+    rows = [row for row in trace(whole.workdir) if "loss" in row]
+    assert [row["rollout/round"] for row in rows] == [0, 0, 0, 0, 1, 1]
+    assert {"rollout/scores", "rollout/kl", "rollout/length", "rollout/exact", "rollout/failures"} <= set(rows[0])
+    assert rows[0]["rollout/kl"] == pytest.approx(0, abs=1e-5)  # at first the policy is the reference
+    held_out = [row for row in trace(whole.workdir) if "eval/rollout/scores" in row]
+    assert [row["step"] for row in held_out] == [3, 6] and all("eval/loss" in row for row in held_out)
+
+
+def test_the_first_step_of_a_round_is_on_policy(whole):
+    """Log-probs stored by the sampler are those of the forward pass that learns."""
+    rows = [row for row in trace(whole.workdir) if "loss" in row]
+    assert [row["policy_shift"] < 1e-7 for row in rows] == [True, False, False, False, True, False]
+
+
+def test_stopped_in_the_middle_of_a_round_and_resumed(whole, tmp_path):
+    loop.fit(config(), tmp_path, until=3)
+    run = loop.fit(config(), tmp_path)
+    assert trace(tmp_path) == trace(whole.workdir)
+    jax.tree.map(np.testing.assert_array_equal, run.state, whole.state)
+
+
+def test_the_mesh_does_not_change_the_numbers(whole, tmp_path):
+    loop.fit(config(steps=5, mesh={"data": 8, "fsdp": 1, "tensor": 1}), tmp_path)
+    one, eight = ([row for row in trace(folder) if "loss" in row] for folder in (whole.workdir, tmp_path))
+    for a, b in zip(one[:5], eight, strict=True):
+        for name in ("loss", "rollout/scores", "rollout/length", "rollout/kl"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-5), (a["step"], name)
+
+
+def fails_on_copy(rollout):
+    """A reward of these tests that is broken for one task."""
+    if any(prompt.startswith("copy") for prompt in rollout.prompts):
+        raise OSError("the grader is down")
+    return scorers.gold(rollout)
+
+
+def test_failures_are_counted_recorded_and_survived(tmp_path):
+    made = config(steps=1)
+    made.data.score = ref(fails_on_copy)
+    loop.fit(made, tmp_path)
+    row = next(row for row in trace(tmp_path) if "loss" in row)
+    lines = [json.loads(line) for line in (tmp_path / online.FAILURES).read_text().splitlines()]
+    broken = [line for line in lines if line["reason"] == "reward exception"]
+    assert broken and all(line["prompt"].startswith("copy") for line in broken)
+    assert "the grader is down" in broken[0]["detail"]
+    assert row["rollout/failures"] == len(lines)
+    assert row["rollout/examples"] == 8 - len(broken) and np.isfinite(row["loss"])
+
+
+def test_states_of_other_rounds_are_refused(whole):
+    data = whole.dataset.train(0)
+    state = data.get_state()
+    data.set_state(state)
+    assert data.get_state() == state
+    with pytest.raises(ValueError, match="seed=0, this run has 1"):
+        whole.dataset.train(1).set_state(state)
+    with pytest.raises(ValueError, match="expected bytes"):
+        data.set_state({"round": 1})
+    with pytest.raises(ValueError, match="epochs=0"):
+        online.dataset(prompts=lambda: None, score=scorers.gold, epochs=0)
