@@ -82,3 +82,21 @@ def test_the_optimum_is_reached(x64):
     )
     distances = jax.vmap(lambda p: tabular.kl(p, best))(path)
     assert distances[-1] < 1e-6 < distances[0]
+
+
+@pytest.mark.parametrize("every", [0, 1, 3])
+def test_samples_are_reused_between_draws(every, x64):
+    """The sampler is the policy at the last multiple of `every`, the start for 0: against a plain loop."""
+    rewards, ref = jnp.arange(4.0), jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))
+    objective = bandits.imitate_best(rewards, 3)
+    got = bandits.trajectory(objective, ref, rate=0.5, steps=7, resample_every=every)
+    logits, path = np.array(ref), [np.array(ref)]
+    for step in range(7):
+        if every == 0:
+            sampler = path[0]
+        else:
+            sampler = path[step - step % every]
+        target = np.exp(bandits.best_of_n(jnp.asarray(sampler), rewards, 3))
+        logits = logits - 0.5 * (np.exp(path[-1]) - target)  # cross-entropy's gradient in the logits
+        path.append(logits - np.log(np.exp(logits).sum()))
+    np.testing.assert_allclose(got, np.stack(path), atol=1e-10)
