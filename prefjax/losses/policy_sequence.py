@@ -156,7 +156,7 @@ def dco(logps: jax.Array, *, samples: ArrayLike = 64.0) -> jax.Array:
       samples: >= 1, N, how many tries the test allows; 1 is cross-entropy.
     Returns: [B] nats >= 0. At logps = 0 it is 0, with no gradient.
     Reference: Chen et al., "Rethinking Fine-Tuning when Scaling Test-Time Compute: Limiting Confidence Improves
-      Mathematical Reasoning", 2025, arXiv:2502.07154.
+      Mathematical Reasoning", 2025, arXiv:2502.07154. Reported: loss and factor, from summaries of the paper.
     """
     shapes.same_shape(ndim=1, logps=logps)
     return -coverage.log_coverage(logps, samples)

@@ -86,7 +86,7 @@ def overlong(lengths: ArrayLike, *, max_tokens: int, buffer: int) -> jax.Array:
       lengths: [...] response tokens. max_tokens: the limit. buffer: in (0, max_tokens], tokens of the slope.
     Returns: [...] in [-1, 0], to be added to the reward. Raises: ValueError if the buffer does not fit.
     Reference: Yu et al., "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", 2025, arXiv:2503.14476,
-      eq. 13.
+      eq. 13. Reported: verl's overlong buffer.
     """
     if not 0 < buffer <= max_tokens:
         raise ValueError(f"overlong: buffer={buffer} must lie in 1 ... max_tokens={max_tokens}")

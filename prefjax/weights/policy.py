@@ -17,7 +17,7 @@ def dco_factor(logps: ArrayLike, *, samples: ArrayLike = 64.0) -> jax.Array:
       logps: [...] log p of the right answer, nats. samples: >= 1, N; 1 gives F = 1.
     Returns: [...] in [0, 1].
     Reference: Chen et al., "Rethinking Fine-Tuning when Scaling Test-Time Compute: Limiting Confidence Improves
-      Mathematical Reasoning", 2025, arXiv:2502.07154.
+      Mathematical Reasoning", 2025, arXiv:2502.07154. Reported: from summaries of the paper.
     """
     return coverage.gradient_factor(logps, samples)
 
