@@ -27,7 +27,7 @@ def lagrange(
     `optim.multipliers.dual_step` takes its gradient step on a carried state.
     Reference: Moskovitz et al., "Confronting Reward Model Overoptimization with Constrained RLHF", 2023,
       arXiv:2310.04373. Confirmed: tedmoskovitz/ConstrainedRL4LMs
-      rl4lms/algorithms/constrained_ppo/constrained_ppo.py ("sigmoid", "linear"). Reconstructed: "tanh".
+      rl4lms/algorithms/constrained_ppo/constrained_ppo.py.
     """
     shapes.same_shape(ndim=1, multipliers=multipliers, thresholds=thresholds)
     if jnp.ndim(constraint_returns) != 2 or jnp.shape(constraint_returns)[1:] != jnp.shape(multipliers):

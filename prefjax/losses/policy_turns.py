@@ -40,7 +40,8 @@ def score_stage_one(
       beta: >= 0, the paper's beta_2: 0.1 for MATH, 0.25 for code.
     Returns: [B]. The first attempt gets a gradient from the KL term alone. Raises: ValueError if shapes differ.
     Reference: Kumar et al., "Training Language Models to Self-Correct via Reinforcement Learning", 2024,
-      arXiv:2409.12917, eq. 3. Reconstructed: the estimator of the KL divergence; the values of beta from memory.
+      arXiv:2409.12917, eq. 3. Confirmed: AnkitXP/LLM-Reasoning-and-Correction code/config.py (beta of a reproduction,
+      for MATH). Reconstructed: the estimator of the KL divergence; beta for code.
     """
     shapes.same_shape(
         ndim=2,
@@ -74,7 +75,8 @@ def score_stage_two(
       beta: >= 0, the paper's beta_1.
     Returns: [B]. Raises: ValueError if shapes differ.
     Reference: Kumar et al., "Training Language Models to Self-Correct via Reinforcement Learning", 2024,
-      arXiv:2409.12917, eq. 4. Reconstructed: the estimator of the KL divergence; beta from memory.
+      arXiv:2409.12917, eq. 4. Confirmed: AnkitXP/LLM-Reasoning-and-Correction code/config.py (beta of a reproduction).
+      Reconstructed: the estimator of the KL divergence.
     """
     shapes.same_shape(
         ndim=2, token_logps=token_logps, ref_token_logps=ref_token_logps, advantages=advantages, where=where

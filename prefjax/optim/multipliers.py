@@ -31,7 +31,7 @@ def dual_step(
     thresholds: ArrayLike,
     *,
     rate: ArrayLike = 1e-2,
-    momentum: ArrayLike = 0.9,
+    momentum: ArrayLike = 0.1,
     form: constraints.Form = "sigmoid",
 ) -> Multipliers:
     """One step of gradient descent with momentum on w(mu) (R - theta): mu rises where R < theta.
@@ -40,16 +40,17 @@ def dual_step(
       state: the multipliers [C]. constraint_returns: [C] mean reward R of each component under the policy.
       thresholds: [C] theta, or one for all.
       rate: > 0. momentum: in [0, 1), torch's form: v <- momentum v + g, mu <- mu - rate v.
-      form: of the weight w (`losses.policy_constrained.lagrange`).
+      form: of the weight w (`losses.policy_constrained.lagrange`); "linear" multipliers stop at 0.
     Returns: Multipliers. Raises: ValueError if `form` is unknown.
     Reference: Moskovitz et al., "Confronting Reward Model Overoptimization with Constrained RLHF", 2023,
       arXiv:2310.04373. Confirmed: tedmoskovitz/ConstrainedRL4LMs
-      rl4lms/algorithms/constrained_ppo/constrained_ppo.py (the loss). Reported: SGD, its rate and momentum.
+      rl4lms/algorithms/constrained_ppo/constrained_ppo.py.
     """
     excess = numerics.as_float(constraint_returns) - numerics.as_float(thresholds)
     slope = jax.grad(lambda mu: jnp.sum(constraints.multiplier_weights(mu, form) * excess))(state.values)
     velocity = jnp.asarray(momentum) * state.momentum + slope
-    return Multipliers(state.values - rate * velocity, velocity)
+    values = state.values - rate * velocity
+    return Multipliers(jnp.maximum(values, 0) if form == "linear" else values, velocity)
 
 
 def refresh(
@@ -61,7 +62,7 @@ def refresh(
     thresholds: Sequence[float],
     name: str = "multipliers",
     rate: float = 1e-2,
-    momentum: float = 0.9,
+    momentum: float = 0.1,
     form: constraints.Form = "sigmoid",
 ) -> Any:
     """A refresh for `train.make_step`: carry[name] takes a `dual_step` on the means of `metrics`.

@@ -72,7 +72,8 @@ def score_rewards(first: jax.Array, second: jax.Array, *, alpha: ArrayLike = 10.
       first, second: [...] rewards of the two attempts, 0 or 1 in the paper. alpha: >= 0; 0 shapes nothing.
     Returns: TurnRewards. Raises: ValueError if shapes differ.
     Reference: Kumar et al., "Training Language Models to Self-Correct via Reinforcement Learning", 2024,
-      arXiv:2409.12917, section 5.2. Reconstructed: the credit of the first attempt; alpha from memory.
+      arXiv:2409.12917, section 5.2. Confirmed: AnkitXP/LLM-Reasoning-and-Correction code/trainer.py, config.py (the
+      bonus and alpha of a reproduction). Reconstructed: the credit of the first attempt.
     """
     shapes.same_shape(first=first, second=second)
     r1, r2 = numerics.as_float(first), numerics.as_float(second)

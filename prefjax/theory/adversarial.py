@@ -10,11 +10,8 @@ import jax.numpy as jnp
 from prefjax.ops import numerics
 
 
-def importance_estimates(loss: jax.Array, arm: jax.Array, probabilities: jax.Array) -> jax.Array:
-    """[A] loss / p of the arm pulled, 0 elsewhere: unbiased, and for negative losses unbounded below.
-
-    Reference: Classical (Auer et al., 2002).
-    """
+def _importance_estimates(loss: jax.Array, arm: jax.Array, probabilities: jax.Array) -> jax.Array:
+    """[A] loss / p of the arm pulled, 0 elsewhere: unbiased, and for negative losses unbounded below."""
     return jnp.where(jnp.arange(probabilities.shape[-1]) == arm, loss / probabilities, 0)
 
 
@@ -33,7 +30,7 @@ def bandit_regret(key: jax.Array, losses: jax.Array, policy: Callable[[jax.Array
         key, row = turn
         p = policy(total)
         arm = jax.random.choice(key, row.shape[0], p=p)
-        return total + importance_estimates(row[arm], arm, p), p @ row
+        return total + _importance_estimates(row[arm], arm, p), p @ row
 
     keys = jax.random.split(key, losses.shape[0])
     suffered = jax.lax.scan(play, jnp.zeros(losses.shape[1], losses.dtype), (keys, losses))[1]

@@ -15,9 +15,11 @@ def mixed_advantages(
     *,
     form: constraints.Form = "sigmoid",
 ) -> jax.Array:
-    """A = (C - sum_c |w_c|) A_task + sum_c w_c A_c for bounded weights w = w(mu), A_task + sum_c w_c A_c for "linear".
+    """A = (C - sum_c w_c) A_task + sum_c w_c A_c for bounded weights w = w(mu), A_task + sum_c w_c A_c for "linear".
 
-    One constraint: (1 - w) A_task + w A_con; w = 0 is the task alone.
+    One constraint: (1 - w) A_task + w A_con; w = 0 is the task alone. mu-PPO and xi-PPO put every reward model under a
+    constraint, and the KL term alone in the place of the task. all-PPO holds rewards below their thresholds: give it
+    the sum of all as the task, with -A_c, -R_c and -theta_c.
 
     Args:
       advantages: [...] of the task's reward, such as [B, T]. constraint_advantages: [C, ...] of each component's.
@@ -26,7 +28,7 @@ def mixed_advantages(
     Returns: [...], for `ppo_clip`. Raises: ValueError if shapes differ or `form` is unknown.
     Reference: Moskovitz et al., "Confronting Reward Model Overoptimization with Constrained RLHF", 2023,
       arXiv:2310.04373. Confirmed: tedmoskovitz/ConstrainedRL4LMs
-      rl4lms/algorithms/constrained_ppo/constrained_ppo.py (one constraint). Reconstructed: several constraints, "tanh".
+      rl4lms/algorithms/constrained_ppo/constrained_ppo.py.
     """
     count = jnp.shape(multipliers)
     if jnp.shape(constraint_advantages) != (*count, *jnp.shape(advantages)) or len(count) != 1:
@@ -35,6 +37,6 @@ def mixed_advantages(
             f"multipliers {list(count)} and advantages {list(jnp.shape(advantages))}"
         )
     weights = constraints.multiplier_weights(multipliers, form)
-    task = 1.0 if form == "linear" else count[0] - jnp.sum(jnp.abs(weights))
+    task = 1.0 if form == "linear" else count[0] - jnp.sum(weights)
     mixed = task * numerics.as_float(advantages) + jnp.tensordot(weights, numerics.as_float(constraint_advantages), 1)
     return jax.lax.stop_gradient(mixed)

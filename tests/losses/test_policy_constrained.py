@@ -31,7 +31,7 @@ def test_mixing_is_the_paper():
     np.testing.assert_allclose(got, task + 0.7 * others[0], rtol=1e-6)
     two = constraints.mixed_advantages(task, np.array([[3.0, 0.5], [1.0, 1.0]]), np.array([0.7, -1.0]), form="tanh")
     a, b = np.tanh([0.7, -1.0])
-    np.testing.assert_allclose(two, (2 - a + b) * task + a * others[0] + b, rtol=1e-5)
+    np.testing.assert_allclose(two, (2 - a - b) * task + a * others[0] + b, rtol=1e-5)
     with pytest.raises(ValueError, match="constraint_advantages"):
         constraints.mixed_advantages(task, others[0], mu)
 
@@ -136,3 +136,13 @@ def test_with_a_pull_it_ends_at_the_kkt_point(x64):
     plain = tabular.rlhf_optimum(tabular.World(jnp.ones(1), ref[None], jnp.array([TASK])), beta=0.5)[0]
     assert free.multiplier == 0
     np.testing.assert_allclose(free.logps, plain, atol=1e-12)
+
+
+def test_all_ppo_holds_rewards_below():
+    """Negated advantages, returns and thresholds: (1 - w) A_all - w A_con, and w rises above the threshold."""
+    both, other, mu = np.array([1.0, -2.0]), np.array([[3.0, 0.5]]), np.array([0.7])
+    got = constraints.mixed_advantages(both, -other, mu)
+    np.testing.assert_allclose(got, (1 - sigmoid(0.7)) * both - sigmoid(0.7) * other[0], rtol=1e-6)
+    held = multipliers.init(mu)
+    assert multipliers.dual_step(held, -np.array([0.9]), -np.array([0.6])).values > held.values
+    assert multipliers.dual_step(multipliers.init([0.0]), np.array([0.9]), 0.6, form="linear").values == 0
