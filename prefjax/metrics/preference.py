@@ -83,6 +83,42 @@ def average_accuracies(
     return (margins > 0).astype(jnp.float32)
 
 
+def normalized_margins(
+    chosen_logps: jax.Array,
+    rejected_logps: jax.Array,
+    ref_chosen_logps: jax.Array,
+    ref_rejected_logps: jax.Array,
+    *,
+    chosen_lengths: jax.Array,
+    rejected_lengths: jax.Array,
+    beta: ArrayLike = 2.0,
+) -> jax.Array:
+    """Implicit reward per token of the chosen response less that of the rejected: LN-DPO's margin."""
+    chosen = sequences.per_token(divergences.k1(chosen_logps, ref_chosen_logps), chosen_lengths)
+    return (chosen - sequences.per_token(divergences.k1(rejected_logps, ref_rejected_logps), rejected_lengths)) * beta
+
+
+def normalized_accuracies(
+    chosen_logps: jax.Array,
+    rejected_logps: jax.Array,
+    ref_chosen_logps: jax.Array,
+    ref_rejected_logps: jax.Array,
+    *,
+    chosen_lengths: jax.Array,
+    rejected_lengths: jax.Array,
+) -> jax.Array:
+    """1 where the implicit reward per token of chosen exceeds that of rejected; a tie counts 0."""
+    margins = normalized_margins(
+        chosen_logps,
+        rejected_logps,
+        ref_chosen_logps,
+        ref_rejected_logps,
+        chosen_lengths=chosen_lengths,
+        rejected_lengths=rejected_lengths,
+    )
+    return (margins > 0).astype(jnp.float32)
+
+
 def chosen_logps(chosen_logps: jax.Array) -> jax.Array:
     """Log-prob of the chosen response, nats: it may fall while the margin grows (likelihood displacement)."""
     return numerics.as_float(chosen_logps)
@@ -190,6 +226,15 @@ def paired(*, beta: ArrayLike = 0.1) -> Metrics:
         "rewards/margins": functools.partial(reward_margins, beta=beta),
         "rewards/accuracies": reward_accuracies,
         **_OF_RESPONSES,
+    }
+
+
+def length_normalized(*, beta: ArrayLike = 2.0) -> Metrics:
+    """Metrics of a loss on log-ratios per token; `beta` scales the margins, rewards stay those of whole responses."""
+    return {
+        **paired(beta=beta),
+        "rewards/margins": functools.partial(normalized_margins, beta=beta),
+        "rewards/accuracies": normalized_accuracies,
     }
 
 

@@ -111,3 +111,12 @@ def test_token_kl_leaves_padding_out():
     token_logps, ref = jnp.array([[-1.0, -2.0, -50.0]]), jnp.array([[-1.5, -2.0, 0.0]])
     got = metrics.token_kl(token_logps, ref, token_mask=jnp.array([[True, True, False]]))
     assert float(got[0]) == pytest.approx(np.exp(-0.5) - 1 + 0.5, rel=1e-5)
+
+
+def test_margins_per_token_of_log_ratios():
+    found = measure(PAIRS, paired.dpo, metrics.length_normalized(beta=3.0))
+    # log-ratios 2, -1, -1 over 5, 4, 7 tokens against 0, 1, -1 over 11, 3, 7
+    margins = 3.0 * np.array([2 / 5 - 0 / 11, -1 / 4 - 1 / 3, -1 / 7 + 1 / 7])
+    np.testing.assert_allclose(found["rewards/margins"], margins.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["rewards/accuracies"], 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(found["rewards/chosen"], 3.0 * np.mean([2.0, -1.0, -1.0]), atol=1e-6)
