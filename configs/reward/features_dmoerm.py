@@ -23,7 +23,7 @@ from prefjax.views import features as views
 
 def get_config(arg: str | None = None) -> ConfigDict:
     args = base.arguments(arg)
-    steps = base.steps_of(args, 900)
+    steps = base.steps_of(args, 900 if args.data == "gold" else 450)
     turns = [round(part * steps / 3) for part in range(3)] + [steps]
     phase = [ref(heads.between, start=turns[i], stop=turns[i + 1]) for i in range(3)]
     base_scores = {"chosen_scores": "chosen_base_scores", "rejected_scores": "rejected_base_scores"}

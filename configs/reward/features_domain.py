@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         data=base.data(args, encoder="attributes"),
         model=ref(heads.domain_features, monotone=gold and not args.encoder),
         objective={"reward": term},
-        steps=base.steps_of(args, 600),
+        steps=base.steps_of(args, 600 if gold else 300),
         learning_rate=3e-2,
-        weight_decay=0.0 if gold else 0.01,
+        weight_decay=0.0 if gold else 0.1,
     )

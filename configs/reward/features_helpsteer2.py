@@ -44,6 +44,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         data=base.data(args, encoder="random", gold=gold),
         model=ref(heads.attributes),
         objective=objective,
-        steps=base.steps_of(args, 600),
+        steps=base.steps_of(args, 600 if args.data == "gold" else 300),
         learning_rate=1e-2,
     )

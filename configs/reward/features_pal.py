@@ -31,6 +31,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         data=base.data(args, encoder="attributes", gold={"annotators": PEOPLE}),
         model=ref(heads.pal_a, kind="scaled_distance"),
         objective={"reward": term},
-        steps=base.steps_of(args, 600),
+        steps=base.steps_of(args, 600 if args.data == "gold" else 300),
         learning_rate=1e-2 if args.data == "gold" else 1e-3,
     )

@@ -24,7 +24,7 @@ PEOPLE = ("terse", "chatty") * 4
 
 def get_config(arg: str | None = None) -> ConfigDict:
     args = base.arguments(arg)
-    steps = base.steps_of(args, 600)
+    steps = base.steps_of(args, 600 if args.data == "gold" else 300)
     rise = ref(vpl.kl_weight, total_steps=max(1, steps // 3))
     return base.stage(
         "features_vpl",

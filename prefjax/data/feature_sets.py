@@ -236,6 +236,8 @@ def from_pairs(
     eval_fraction: float = 0.2,
     eval_records: Sequence[Record] = (),
     split_by: str = "auto",
+    folds: int = 0,
+    fold: int = 0,
     seed: int = 0,
     about: str = "pairs in memory",
     counts: Counts | None = None,
@@ -251,6 +253,7 @@ def from_pairs(
       context: n, training pairs of the same user beside each pair (never the pair itself).
       rows: pairs in a batch.
       eval_fraction, eval_records, split_by, seed: as of `prefjax.data.pipeline.from_records`.
+      folds, fold: hold out part `fold` of `folds`, whole groups together, in place of eval_fraction; 0 for none.
 
     Raises:
       ValueError: no pairs, a user or task that a record lacks, or responses other than two.
@@ -264,6 +267,10 @@ def from_pairs(
         if eval_fraction:
             raise ValueError(f"held-out records are given, so eval_fraction={eval_fraction} must be 0")
         held = np.arange(len(kept)) >= len(found)
+    elif folds:
+        held = fold_of(kept, folds, split_by=split_by, seed=seed) == fold
+        if not 0 <= fold < folds:
+            raise ValueError(f"fold={fold}: expected 0 to {folds - 1}")
     else:
         held = splits.held_out(kept, fraction=eval_fraction, split_by=split_by, seed=seed)
     prompts = [text_of(record["prompt"]) for record in kept]
@@ -287,6 +294,24 @@ def from_pairs(
     counts = Counts(records=len(kept), examples=len(kept)) if counts is None else counts
     near = _context(users, ~held, context, seed)
     return FeatureDataset("pairs", list(kept), held, arrays, near, rows, sizes, seed, about, counts)
+
+
+def fold_of(kept: Sequence[Record], folds: int, *, split_by: str = "auto", seed: int = 0) -> np.ndarray:
+    """[N] int: the fold of each record; whole groups stay together, the largest ones are dealt first, to the emptiest.
+
+    Raises:
+      ValueError: fewer groups than folds.
+    """
+    groups = [splits.group_of(record, split_by) for record in kept]
+    names, member, sizes = np.unique(np.asarray(groups, object), return_inverse=True, return_counts=True)
+    if folds < 2 or len(names) < folds:
+        raise ValueError(f"folds={folds}: expected 2 to {len(names)}, the number of groups by split_by={split_by!r}")
+    order = sorted(range(len(names)), key=lambda g: (-sizes[g], hashlib.sha256(f"{seed}:{names[g]}".encode()).digest()))
+    filled, chosen = np.zeros(folds, int), np.zeros(len(names), int)
+    for group in order:
+        chosen[group] = np.argmin(filled)
+        filled[chosen[group]] += sizes[group]
+    return chosen[member]
 
 
 def _numbered(kept: Sequence[Record], name: str | None) -> np.ndarray:

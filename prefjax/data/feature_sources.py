@@ -93,6 +93,11 @@ def _featurisers(encoder: str, text: str, cache: str | None, max_length: int | N
     return of_responses, lambda prompts: store(list(prompts))
 
 
+def _with_lengths(featurise: Any, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    logs = np.log1p([len(response) for response in responses]).astype(np.float32)
+    return np.concatenate([featurise(prompts, responses), logs[:, None]], axis=1)
+
+
 def _gold_attributes(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
     found = gold_reward.gold_reward(list(prompts), list(responses))
     return np.stack([np.asarray(found[name], np.float32) for name in gold_reward.ATTRIBUTES], axis=-1)
@@ -104,6 +109,7 @@ def files(
     format: str = "auto",
     encoder: str = "minilm",
     text: str = "response",
+    lengths: bool = False,
     max_length: int | None = None,
     cache: str | None = None,
     votes: bool = False,
@@ -114,6 +120,8 @@ def files(
     min_margin: float = 0.0,
     eval_fraction: float = 0.2,
     split_by: str = "auto",
+    folds: int = 0,
+    fold: int = 0,
     seed: int = 0,
     on_error: str = "raise",
     size: int | None = None,
@@ -123,10 +131,11 @@ def files(
     Args:
       path, format, on_error: see `prefjax.data.pipeline.dataset`; `size` reads at most this many pairs.
       encoder, text, cache: see `gold`. max_length: tokens at which a text is cut; None as the encoder says.
+      lengths: adds log(1 + characters) of the response as one more feature, which normalised embeddings hide.
       votes: of voted files (a1, a2, votes), each vote for one side as a pair of its own, with meta "worker".
       user, task: field or meta entry of who chose and of the kind of prompt; None: all alike.
       min_margin: pairs with a field `margins` below it are left out (and counted); 0 keeps ties.
-      context, rows, eval_fraction, split_by, seed: see `feature_sets.from_pairs`.
+      context, rows, eval_fraction, split_by, folds, fold, seed: see `feature_sets.from_pairs`.
     """
     skips = sources.Skips(on_error)
     if votes:
@@ -142,6 +151,8 @@ def files(
         counts.dropped["margin below min_margin"] = len(found) - len(kept)
     print(f"data: {about}; {counts}", flush=True)
     featurise, prompt_features = _featurisers(encoder, text, cache, max_length, seed)
+    if lengths:
+        featurise = functools.partial(_with_lengths, featurise)
     return feature_sets.from_pairs(
         kept,
         featurise,
@@ -152,6 +163,8 @@ def files(
         rows=rows,
         eval_fraction=eval_fraction,
         split_by=split_by,
+        folds=folds,
+        fold=fold,
         seed=seed,
         about=f"{about}, features: {encoder}",
         counts=counts,

@@ -157,3 +157,16 @@ def test_single_votes_keep_their_worker_and_side(shared_data):
     assert [v["meta"]["worker"] for v in mine] == workers and len(votes) == 200
     texts = {choice: v["responses"][0] for choice, v in zip(chosen, mine, strict=True)}
     assert len(texts) == 2 and texts["a1"] == mine[chosen.index("a2")]["responses"][1]
+
+
+def test_folds_hold_out_each_pair_once_and_keep_groups_together():
+    folds = feature_sets.fold_of(records(), 3)
+    assert sorted(np.bincount(folds)) == [4, 8, 8]  # five prompts of four pairs
+    prompts = [{records()[i]["prompt"] for i in np.flatnonzero(folds == k)} for k in range(3)]
+    assert sum(map(len, prompts)) == 5 == len(set.union(*prompts))
+    held = [made(folds=3, fold=k).held_out for k in range(3)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(held)), np.arange(20))
+    with pytest.raises(ValueError, match="expected 2 to 5"):
+        feature_sets.fold_of(records(), 6)
+    with pytest.raises(ValueError, match="expected 0 to 2"):
+        made(folds=3, fold=3)
