@@ -3,7 +3,8 @@
 Beside the arguments of every config (see configs/base.py) they take
 
   reward    "exact" (the answer is right), "gold" (the gold world's true reward), the workdir of a reward model, or
-            "self:<workdir>": the policy's own log-ratio to the language model of that run
+            "self:<workdir>": the policy's own log-ratio to the language model of that run; "centred:<workdir>": that
+            reward model's score through log sigmoid(r - r_ref)
   rounds    number of rounds; 0 is the config's own
   tasks     of the gold world, joined by "+"; "" is `EASY`, "all" the basic ones
 """
@@ -43,7 +44,18 @@ def score(args: Config) -> ConfigDict:
         return ref(REWARDS[args.reward])
     if args.reward.startswith("self:"):
         return ref(scorers.implicit, reference=args.reward.removeprefix("self:"))
+    if args.reward.startswith("centred:"):
+        return ref(scorers.centred, score=ref(scorers.reward_model, workdir=args.reward.removeprefix("centred:")))
     return ref(scorers.reward_model, workdir=args.reward)
+
+
+def watch(args: Config) -> dict[str, ConfigDict]:
+    """What is reported besides: the truth in the gold world, and a reward model's score where one is learned from."""
+    found = {"exact": ref(scorers.exact_match), "gold": ref(scorers.gold)} if args.data == "gold" else {}
+    name, _, workdir = args.reward.rpartition(":")
+    if name != "self" and workdir not in REWARDS:
+        found["proxy"] = ref(scorers.reward_model, workdir=workdir)
+    return found
 
 
 def prompts(args: Config) -> ConfigDict:
@@ -66,7 +78,6 @@ def stage(
     epochs: int = 1,
     samples: int = 8,
     sample: ConfigDict | None = None,
-    watch: dict[str, Any] | None = None,
     outputs: int = 0,
     **fields: Any,
 ) -> ConfigDict:
@@ -76,8 +87,6 @@ def stage(
     round_fields = {k: fields.pop(k) for k in ("select", "learn", "keep", "preference", "waves") if k in fields}
     if sample is None:
         sample = ref(samplers.own, num_samples=4 if local else samples, max_new_tokens=8 if local else 16)
-    gold_world = args.data == "gold"
-    watched = {"exact": scorers.exact_match, "gold": scorers.gold} if gold_world and watch is None else watch or {}
     every = max(1, steps // 5)
     optimizer = fields.pop("optimizer", None) or ref(recipes.adamw, warmup=0.05, decay="constant")
     optimizer.learning_rate = learning_rate
@@ -89,7 +98,7 @@ def stage(
             prompts=prompts(args),
             score=score(args),
             sample=sample,
-            watch={key: ref(fn) for key, fn in watched.items()},
+            watch=watch(args),
             prompts_per_round=8 if local else prompts_per_round,
             minibatches=minibatches,
             epochs=epochs,

@@ -1,0 +1,52 @@
+"""The figures of `experiments.frontier`."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from prefjax.online.frontier import Curve  # noqa: E402
+
+STYLES = ("-", "--", ":")
+LABELS = {"gold": "true reward (gold)", "proxy": "score of the reward model (proxy)"}
+
+
+def line(name: str, curve: Curve) -> str:
+    """The last point of a curve, and its best one by true reward, as text."""
+    gold = curve.rewards["gold"]
+    top = int(np.argmax(gold))
+    parts = [f"{name}: KL {curve.kl[-1]:.2f} nats, gold {gold[0]:.3f} -> {gold[-1]:.3f}"]
+    parts.append(f"best {gold[top]:.3f} at KL {curve.kl[top]:.2f}")
+    if "proxy" in curve.rewards:
+        proxy = curve.rewards["proxy"]
+        parts.append(f"proxy {proxy[0]:.2f} -> {proxy[-1]:.2f}")
+    return ", ".join(parts)
+
+
+def draw(path: str | pathlib.Path, curves: Mapping[str, Curve], best: Curve, figure: str) -> None:
+    """Rewards against KL, a panel for each reward; best-of-n in black."""
+    panels = ["gold"] if figure == "gold" else ["proxy", "gold"]
+    fig, axes = plt.subplots(1, len(panels), figsize=(7.2 * len(panels), 5), squeeze=False, layout="constrained")
+    colours = plt.get_cmap("tab10").colors
+    for axis, panel in zip(axes[0], panels, strict=True):
+        axis.plot(best.kl, best.rewards[panel], color="black", lw=2.2, label="best of n", zorder=3)
+        for number, (name, curve) in enumerate(curves.items()):
+            style = STYLES[number // 10 % len(STYLES)]
+            colour = colours[number % 10]
+            axis.plot(curve.kl, curve.rewards[panel], style, color=colour, marker="o", ms=3, lw=1.4, label=name)
+        axis.set_xscale("symlog", linthresh=1.0)
+        axis.set_xlim(left=0)
+        axis.set_xlabel("KL(policy || start), nats a response")
+        axis.set_ylabel(LABELS[panel])
+        axis.grid(alpha=0.3)
+    axes[0][-1].legend(fontsize=8, ncols=2, loc="lower right")
+    title = "learning from the true reward" if figure == "gold" else "learning from a reward model"
+    fig.suptitle(f"Reward against KL on held-out prompts, {title}")
+    fig.savefig(path, dpi=130)
+    plt.close(fig)

@@ -1,0 +1,69 @@
+"""How much reward is bought with how much KL: curves of runs, and best-of-n as what they are measured against."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from prefjax import writers
+from prefjax.online import rollouts, samplers, scorers
+from prefjax.online.rollouts import Policy, Rollout
+
+
+class Curve(NamedTuple):
+    """Points of a run (or of n) in the order they were reached: KL to the start in nats a response, and rewards."""
+
+    kl: np.ndarray
+    rewards: dict[str, np.ndarray]
+
+
+def of_run(workdir: str | pathlib.Path, start: Mapping[str, float]) -> Curve:
+    """The held-out rounds of an online run that carried a reference, after the point (0, `start`)."""
+    rows = [row for row in writers.read_jsonl(pathlib.Path(workdir) / writers.JSONL) if "eval/rollout/kl" in row]
+    kl = np.asarray([0.0, *(row["eval/rollout/kl"] for row in rows)])
+    names = {name: [value, *(row[f"eval/rollout/{name}"] for row in rows)] for name, value in start.items()}
+    return Curve(kl, {name: np.asarray(values) for name, values in names.items()})
+
+
+def best_of(scores: np.ndarray, values: np.ndarray, n: int) -> float:
+    """Expected value of the response with the highest of n scores, over all n of the N responses of each prompt.
+
+    Args:
+      scores, values: [P, N] what is looked at, and what is got.
+      n: 1 ... N.
+    """
+    size = scores.shape[1]
+    order = np.argsort(scores, axis=1, kind="stable")
+    ranked = np.take_along_axis(values, order, axis=1)
+    chances = np.asarray([math.comb(i, n - 1) for i in range(size)], np.float64) / math.comb(size, n)
+    return float((ranked * chances).sum(1).mean())
+
+
+def best_of_n(scores: np.ndarray, watched: Mapping[str, np.ndarray], ns: Sequence[int]) -> Curve:
+    """The curve of best-of-n by `scores` [P, N]; its KL is log n - (n - 1) / n."""
+    kl = np.asarray([math.log(n) - (n - 1) / n for n in ns])
+    return Curve(kl, {name: np.asarray([best_of(scores, x, n) for n in ns]) for name, x in watched.items()})
+
+
+def sampled(
+    run: Any, named: Mapping[str, scorers.Scorer], *, num_samples: int, max_new_tokens: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """{name: [P, N]} scores of a run's responses to its held-out prompts."""
+    data = run.dataset
+    policy = Policy(run.model, run.state.params, run.state.carry, data.tokenizer, run.mesh)
+    texts = {record["id"]: record["prompt"] for record in data.records}
+    found: dict[str, np.ndarray] = {}
+    for index, bounds in zip(data.held_out.ids, data.held_out.bounds, strict=True):
+        found.setdefault(texts[int(index)], data.held_out.tokens[bounds[0] : bounds[1]])
+    prompts, tokens = list(found), list(found.values())
+    samples = samplers.own(policy, tokens, jax.random.key(seed), num_samples=num_samples, max_new_tokens=max_new_tokens)
+    rollout = Rollout(prompts, tokens, samples, rollouts.texts_of(samples, data.tokenizer), policy)
+    return {
+        name: np.asarray(scorer(rollout), np.float64).reshape(len(prompts), num_samples)
+        for name, scorer in named.items()
+    }
