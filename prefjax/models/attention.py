@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-BACKENDS = ("auto", "plain", "xla", "cudnn")
+from prefjax.models import blockwise
+
+BACKENDS = ("auto", "plain", "blockwise", "xla", "cudnn")
+BLOCKWISE = 256  # columns from which blocks pay on a CPU: less work above the diagonal, and no [T, T] array kept
 _MASKED = -1e30  # finite, so that a row with nothing to see has no NaN; beside any real logit exp gives exactly 0
 
 
@@ -54,10 +57,17 @@ def near(query_positions: jax.Array, key_positions: jax.Array, window: int) -> j
     return query_positions[:, :, None] - key_positions[:, None, :] < window
 
 
-def pick(backend: str, dtype: jnp.dtype, head_dim: int, softcap: float | None, queries: int, keys: int) -> str:
-    """The backend that runs: "auto" is cuDNN where it can do the work (a GPU, 16 bits, no soft-cap), else "plain"."""
+def pick(
+    backend: str, dtype: jnp.dtype, head_dim: int, softcap: float | None, queries: int, keys: int, causal: bool = False
+) -> str:
+    """The backend that runs: "auto" is cuDNN where it can do the work (a GPU, 16 bits, no soft-cap), "blockwise" for
+    long causal rows on a CPU, else "plain"; so is "blockwise" where the mask is not causal (cached decoding)."""
+    if backend == "blockwise":
+        return backend if causal else "plain"
     if backend != "auto":
         return backend
+    if jax.default_backend() == "cpu":
+        return "blockwise" if causal and queries >= BLOCKWISE else "plain"
     fits = dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128 and queries % 2 == 0 and keys % 2 == 0
     return "cudnn" if jax.default_backend() == "gpu" and softcap is None and fits else "plain"
 
@@ -71,6 +81,7 @@ def attend(
     scale: float,
     softcap: float | None = None,
     backend: str = "auto",
+    causal: bool = False,
 ) -> jax.Array:
     """softmax(softcap(scale q k^T) + mask) v, heads of q in groups that share a head of k and v; softmax in float32.
 
@@ -79,14 +90,17 @@ def attend(
       mask: bool [B or 1, T, S], True where the query may attend to the key.
       scale: factor on the logits.
       softcap: c in c tanh(logits / c), before the mask.
-      backend: one of BACKENDS; all but "plain" go through jax.nn.dot_product_attention and know no soft-cap.
+      backend: one of BACKENDS; "xla" and "cudnn" are jax.nn.dot_product_attention's and know no soft-cap.
+      causal: whether T == S and the mask is False above the diagonal, which "blockwise" needs.
 
     Returns:
       [B, H, T, head_dim].
     """
     batch, heads, length, head_dim = q.shape
     groups, keys = k.shape[1:3]
-    chosen = pick(backend, q.dtype, head_dim, softcap, length, keys)
+    chosen = pick(backend, q.dtype, head_dim, softcap, length, keys, causal)
+    if chosen == "blockwise":
+        return blockwise.attend(q, k, v, mask, scale=scale, softcap=softcap)
     if chosen != "plain":
         by_token = [x.swapaxes(1, 2) for x in (q, k, v)]
         kind = cast(Literal["xla", "cudnn"], chosen)

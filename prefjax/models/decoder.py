@@ -208,7 +208,7 @@ def decoder(
       outputs, lm_head: size of the score head (0 for none); whether there is an output head.
       dtype, param_dtype: of computation and of parameters; norms, softmax and scores are float32 at least.
       remat: what the backward pass recomputes: "none", all but matrix products ("dots"), or the layer ("full").
-      scan_layers, attention: one compiled layer for all; "auto", "plain", "xla" or "cudnn".
+      scan_layers, attention: one compiled layer for all; one of `attention.BACKENDS` ("auto", "plain", ...).
 
     Raises:
       ValueError: a value or combination that makes no model, naming the argument.
@@ -354,7 +354,7 @@ class _Spec:
 
         def layer(x, layer_params, context, index):
             block = nnx.merge(self.block, nnx.State(layer_params))
-            return block(x, context.table, lambda q, k, v: (self._attend(q, k, v, context.mask), None))[0]
+            return block(x, context.table, lambda q, k, v: (self._attend(q, k, v, context.mask, causal=True), None))[0]
 
         x = self._run(layer, ends.embedded(tokens, positions), params["layers"], contexts)
         return ends.norm(x)
@@ -466,11 +466,10 @@ class _Spec:
         same = segments[:, :, None] == segments[:, None, :]
         return jnp.max(jnp.where(same, positions[:, None, :] + 1, 0), axis=2)
 
-    def _attend(self, q, k, v, mask) -> jax.Array:
+    def _attend(self, q, k, v, mask, *, causal: bool = False) -> jax.Array:
         cfg = self.cfg
-        return attention.attend(
-            q, k, v, mask, scale=cfg.attention_scale, softcap=cfg.attention_softcap, backend=cfg.attention
-        )
+        cap, backend = cfg.attention_softcap, cfg.attention
+        return attention.attend(q, k, v, mask, scale=cfg.attention_scale, softcap=cap, backend=backend, causal=causal)
 
     def _merge_ends(self, params) -> layers.Ends:
         self._check(params)
