@@ -1,26 +1,50 @@
 """Log-probabilities of tokens from hidden states, without ever holding logits of [tokens, vocabulary] when chunked.
 
 One chunk of tokens at a time goes through the output head; the backward pass makes the chunk's logits again, and adds
-up the head's gradient in float32. Chunks are strided (chunk j holds tokens j, j + n, j + 2n, ...), so that a token
-axis sharded over devices stays sharded inside every chunk. Reverse mode only when chunked (a `custom_vjp`); the
-unchunked form in float32 or float64 is plain jax and knows forward mode too.
+up the head's gradient in float32. A chunk without a token asked for (`where`) is skipped. Chunks are strided (chunk j
+holds tokens j, j + n, j + 2n, ...), so that a token axis sharded over devices stays sharded inside every chunk.
+Reverse mode only when chunked (a `custom_vjp`); the unchunked form in float32 or float64 is plain jax and knows
+forward mode too.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 STATS = ("entropy", "logsumexp", "sum_sq", "mean_logp", "top1")
 
 
 def default_chunk(n: int, vocab: int) -> int:
-    """Tokens to a chunk: all n where the logits are small (chunks make them twice), else about 2^23 logits."""
-    return n if n * vocab <= 2**24 else max(128, 2**23 // vocab)
+    """Tokens to a chunk: all n where the logits are few (chunks make them twice), else an eighth, to 2^24 logits.
+
+    An eighth, because whole chunks are skipped where nothing is asked; not less, for each adds up the head's gradient.
+    """
+    return n if n * vocab <= 2**24 else max(128, min(-(-n // 8), 2**24 // vocab))
+
+
+def chunk_order(where: jax.Array, vocab: int, chunk: int | None = None) -> jax.Array:
+    """An order of the columns of each row in which the tokens asked for fill as few chunks of `token_logps` as can be.
+
+    Args:
+      where: [R, T] bool, the tokens asked for; rows may be sharded, for no token leaves its row.
+      vocab: V.
+      chunk: as of `token_logps`, which gets the rows flattened.
+
+    Returns:
+      [R, T] int, for `jnp.take_along_axis`; `jnp.argsort` of it leads back.
+    """
+    rows, length = where.shape
+    count = _count(where.size, default_chunk(where.size, vocab) if chunk is None else chunk)
+    by_chunk = np.argsort(np.arange(where.size).reshape(rows, length) % count, axis=1, kind="stable")
+    wanted_first = jnp.argsort(~where, axis=1, stable=True)
+    return jnp.take_along_axis(wanted_first, jnp.asarray(np.argsort(by_chunk, axis=1)), axis=1)
 
 
 def token_logps(
@@ -95,7 +119,7 @@ def token_stats(
     if chunk >= n:
         out = _of_logits(_logits(hidden, head), targets, names)
     else:
-        out = _chunked(names, chunk, hidden, targets, head)
+        out = _chunked(names, chunk, hidden, targets, where, head)
     return out if where is None else {name: jnp.where(where, value, 0) for name, value in out.items()}
 
 
@@ -172,7 +196,7 @@ def _logits(hidden: jax.Array, head: _Head) -> jax.Array:
     return _cap(product(hidden, head.kernel), head.bias, head.softcap)
 
 
-def _of_logits(logits: jax.Array, targets: jax.Array, stats: tuple[str, ...]) -> dict[str, jax.Array]:
+def _of_logits(logits: jax.Array, targets: jax.Array, stats: Collection[str]) -> dict[str, jax.Array]:
     """All statistics of [N, V] logits, each [N]; the one definition, chunked or not."""
     top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     shifted = logits - top
@@ -213,46 +237,79 @@ def _join(x: jax.Array, n: int) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(stats, chunk, hidden, targets, head):
+def _chunked(stats, chunk, hidden, targets, where, head):
+    return _chunked_fwd(stats, chunk, hidden, targets, where, head)[0]
+
+
+def _skip(where: jax.Array | None, compute: Any, otherwise: Any, *args: Any) -> Any:
+    """compute(*args), or otherwise(*args) where no token of the chunk is asked for."""
+    return compute(*args) if where is None else lax.cond(jnp.any(where), compute, otherwise, *args)
+
+
+def _chunked_fwd(stats, chunk, hidden, targets, where, head):
     n = hidden.shape[0]
     count = _count(n, chunk)
+    kept = {*stats, "logsumexp"}
+
+    def of_chunk(hidden, targets):
+        return _of_logits(_logits(hidden, head), targets, kept)
 
     def step(_, part):
-        return None, _of_logits(_logits(part[0], head), part[1], stats)
+        hidden, targets, where = part
+        shapes = jax.eval_shape(of_chunk, hidden, targets)
+        zeros = lambda *_: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
+        return None, _skip(where, of_chunk, zeros, hidden, targets)
 
-    out = lax.scan(step, None, (_split(hidden, count), _split(targets, count)))[1]
-    return {name: _join(value, n) for name, value in out.items()}
+    parts = jax.tree.map(lambda x: _split(x, count), (hidden, targets, where))
+    out = {name: _join(value, n) for name, value in lax.scan(step, None, parts)[1].items()}
+    return {name: out[name] for name in ("logps", *stats)}, (hidden, targets, where, head, out)
 
 
-def _chunked_fwd(stats, chunk, hidden, targets, head):
-    return _chunked(stats, chunk, hidden, targets, head), (hidden, targets, head)
+def _in_logits(logits: jax.Array, targets: jax.Array, out: dict, grads: dict) -> jax.Array:
+    """Gradient in [N, V] logits from those of the statistics, whose values are `out`: one pass, nothing summed."""
+    out, grads = ({name: value[:, None] for name, value in tree.items()} for tree in (out, grads))
+    logp = logits - out["logsumexp"]
+    p = jnp.exp(logp)
+    factor = -grads["logps"]
+    chosen = lax.broadcasted_iota(targets.dtype, logits.shape, 1) == targets[:, None]
+    rest = jnp.where(chosen, grads["logps"], 0)
+    if "logsumexp" in grads:
+        factor = factor + grads["logsumexp"]
+    if "mean_logp" in grads:
+        factor = factor - grads["mean_logp"]
+        rest = rest + grads["mean_logp"] / logits.shape[1]
+    if "entropy" in grads:
+        # p log p goes to 0 where exp underflows, and log p stays finite there
+        factor = factor - grads["entropy"] * (logp + out["entropy"])
+    if "sum_sq" in grads:
+        factor = factor + 2 * grads["sum_sq"] * (p - out["sum_sq"])
+    return p * factor + rest
 
 
 def _chunked_bwd(stats, chunk, saved, grads):
-    hidden, targets, head = saved
+    hidden, targets, where, head, out = saved
     n = hidden.shape[0]
     count = _count(n, chunk)
     wide = jnp.promote_types(hidden.dtype, jnp.float32)
     grads = {name: grad for name, grad in grads.items() if name != "top1"}
 
     def step(total, part):
-        part_hidden, part_targets, part_grads = part
+        def compute(total, hidden, targets, out, grads):
+            logits, pull = jax.vjp(_cap, _product(hidden, head.kernel), head.bias, head.softcap)
+            in_product, in_bias, in_softcap = pull(_in_logits(logits, targets, out, grads))
+            in_hidden, in_kernel = _product_grads(hidden, head.kernel, in_product)
+            new = _Head(in_kernel, in_bias, in_softcap)
+            return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, new), in_hidden
 
-        def of_product(product, bias, softcap):
-            out = _of_logits(_cap(product, bias, softcap), part_targets, stats)
-            return {name: out[name] for name in part_grads}
-
-        _, pull = jax.vjp(of_product, _product(part_hidden, head.kernel), head.bias, head.softcap)
-        in_product, in_bias, in_softcap = pull(part_grads)
-        in_hidden, in_kernel = _product_grads(part_hidden, head.kernel, in_product)
-        new = jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, _Head(in_kernel, in_bias, in_softcap))
-        return new, in_hidden
+        hidden, targets, where, out, grads = part
+        nothing = lambda total, hidden, *_: (total, jnp.zeros_like(hidden))  # noqa: E731
+        return _skip(where, compute, nothing, total, hidden, targets, out, grads)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), wide), head)
-    parts = (_split(hidden, count), _split(targets, count), {k: _split(v, count) for k, v in grads.items()})
+    parts = jax.tree.map(lambda x: _split(x, count), (hidden, targets, where, out, grads))
     total, in_hidden = lax.scan(step, zeros, parts)
     in_head = jax.tree.map(lambda grad, leaf: grad.astype(jnp.result_type(leaf)), total, head)
-    return _join(in_hidden, n), None, in_head
+    return _join(in_hidden, n), None, None, in_head
 
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)

@@ -258,7 +258,7 @@ def test_default_chunk_bounds_memory():
     assert default_chunk(1000, 1000) == 1000
     for n, vocab in ((10**6, 32000), (10**5, 256000), (4096, 50257)):
         chunk = default_chunk(n, vocab)
-        assert 1 <= chunk < n and chunk * vocab <= max(2**23, 128 * vocab)
+        assert 1 <= chunk < n and chunk * vocab <= max(2**24, 128 * vocab)
 
 
 def test_errors_name_the_argument():
