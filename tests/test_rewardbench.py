@@ -14,8 +14,16 @@ from prefjax.data.gold import dataset as gold
 from prefjax.data.sources import RowError
 from prefjax.models.decoder import decoder
 
-WORDS = [("a", "b", "mt-bench-easy"), ("c", "d", "mt-bench-easy"), ("e", "f", "alpacaeval-easy"), ("b", "c", "math-prm"),
-         ("d", "a", "hep-cpp"), ("f", "h", "hep-cpp"), ("c", "b", "xstest-should-refuse")]  # fmt: skip
+SUBSETS = (
+    "mt-bench-easy",
+    "mt-bench-easy",
+    "alpacaeval-easy",
+    "math-prm",
+    "hep-cpp",
+    "hep-cpp",
+    "xstest-should-refuse",
+)
+WORDS = [(*words, subset) for words, subset in zip(("ab", "cd", "ef", "bc", "da", "fh", "cb"), SUBSETS, strict=True)]
 ROWS = [
     {"id": i, "prompt": f"copy : {a} {b}", "chosen": f"{a} {b}", "rejected": f"{b} {a} {a}", "subset": subset}
     for i, (a, b, subset) in enumerate(WORDS)
