@@ -29,24 +29,6 @@ def default_chunk(n: int, vocab: int) -> int:
     return n if n * vocab <= 2**24 else max(128, min(-(-n // 8), 2**24 // vocab))
 
 
-def chunk_order(where: jax.Array, vocab: int, chunk: int | None = None) -> jax.Array:
-    """An order of the columns of each row in which the tokens asked for fill as few chunks of `token_logps` as can be.
-
-    Args:
-      where: [R, T] bool, the tokens asked for; rows may be sharded, for no token leaves its row.
-      vocab: V.
-      chunk: as of `token_logps`, which gets the rows flattened.
-
-    Returns:
-      [R, T] int, for `jnp.take_along_axis`; `jnp.argsort` of it leads back.
-    """
-    rows, length = where.shape
-    count = _count(where.size, default_chunk(where.size, vocab) if chunk is None else chunk)
-    by_chunk = np.argsort(np.arange(where.size).reshape(rows, length) % count, axis=1, kind="stable")
-    wanted_first = jnp.argsort(~where, axis=1, stable=True)
-    return jnp.take_along_axis(wanted_first, jnp.asarray(np.argsort(by_chunk, axis=1)), axis=1)
-
-
 def token_logps(
     hidden: jax.Array,
     kernel: jax.Array,
@@ -121,6 +103,43 @@ def token_stats(
     else:
         out = _chunked(names, chunk, hidden, targets, where, head)
     return out if where is None else {name: jnp.where(where, value, 0) for name, value in out.items()}
+
+
+def row_logps(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    where: jax.Array,
+    *,
+    bias: jax.Array | None = None,
+    softcap: float | None = None,
+    chunk: int | None = None,
+) -> jax.Array:
+    """`token_logps` of rows [R, T], each row's tokens in an order that leaves the most chunks without one asked for.
+
+    No token leaves its row, so that rows may be sharded.
+
+    Args:
+      hidden: [R, T, D]; targets: [R, T] int; where: [R, T] bool; the rest as in `token_logps`.
+
+    Returns:
+      [R, T] float32, 0 where `where` is False.
+    """
+    rows, length = where.shape
+    n, vocab = where.size, kernel.shape[1]
+    chunk = default_chunk(n, vocab) if chunk is None else chunk
+    of_tokens = functools.partial(token_logps, bias=bias, softcap=softcap, chunk=chunk)
+    flat = functools.partial(jnp.reshape, shape=(n, -1))
+    if chunk >= n:
+        return of_tokens(flat(hidden), kernel, targets.ravel(), where=where.ravel()).reshape(where.shape)
+    # The columns of each row that lie in chunk 0, then those in chunk 1, ... take the row's tokens, wanted ones first
+    columns = np.argsort(np.arange(n).reshape(rows, length) % _count(n, chunk), axis=1, kind="stable")
+    wanted_first = jnp.argsort(~where, axis=1, stable=True)
+    order = jnp.take_along_axis(wanted_first, jnp.asarray(np.argsort(columns, axis=1)), axis=1)
+    hidden = jnp.take_along_axis(hidden, order[..., None], axis=1)
+    targets, where = (jnp.take_along_axis(x, order, axis=1) for x in (targets, where))
+    logps = of_tokens(flat(hidden), kernel, targets.ravel(), where=where.ravel()).reshape(where.shape)
+    return jnp.take_along_axis(logps, jnp.argsort(order, axis=1), axis=1)
 
 
 def seq_logps(token_logps: jax.Array, where: jax.Array | None = None) -> jax.Array:

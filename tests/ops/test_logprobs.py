@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from prefjax.ops.logprobs import STATS, default_chunk, seq_logps, token_logps, token_stats
+from prefjax.ops import logprobs
+from prefjax.ops.logprobs import STATS, default_chunk, row_logps, seq_logps, token_logps, token_stats
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 N, D, V = 13, 6, 17
@@ -240,6 +241,43 @@ def test_chunks_of_a_sharded_token_axis_stay_sharded():
     ):
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
     assert not re.search(r"all-gather|all-to-all|collective-permute", compiled.as_text())
+
+
+@pytest.mark.parametrize("rows, length, chunk", [(3, 8, 6), (2, 7, 4), (2, 6, 100)])
+def test_rows_equal_their_tokens_and_skip_chunks(rows, length, chunk):
+    rng = np.random.default_rng(1)
+    hidden, targets = rng.standard_normal((rows, length, D)).astype(np.float32), rng.integers(0, V, (rows, length))
+    kernel, where = rng.standard_normal((D, V)).astype(np.float32), rng.random((rows, length)) < 0.4
+    weight = np.cos(np.arange(rows * length)).reshape(rows, length)
+
+    def ours(h, k):
+        return jnp.sum(weight * row_logps(h, k, targets, where, chunk=chunk))
+
+    def oracle(h, k):
+        logps = plain(h.reshape(-1, D), k, None, None, targets.ravel())["logps"].reshape(rows, length)
+        return jnp.sum(weight * jnp.where(where, logps, 0))
+
+    pairs = zip(
+        *(jax.tree.leaves(jit(jax.value_and_grad(f, (0, 1)))(hidden, kernel)) for f in (ours, oracle)), strict=True
+    )
+    for got, expected in pairs:
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_only_chunks_with_a_token_asked_for_are_computed(monkeypatch):
+    computed, inner = [], logprobs._of_logits
+
+    def counted(*args):
+        jax.debug.callback(lambda: computed.append(1))
+        return inner(*args)
+
+    monkeypatch.setattr(logprobs, "_of_logits", counted)
+    where = np.zeros((2, 16), bool)
+    where[0, 3:7] = where[1, [0, 5, 10, 15]] = True  # 8 of 32, all of which fit into one chunk
+    hidden, kernel, targets = jnp.ones((2, 16, D)), jnp.ones((D, V)), np.zeros((2, 16), int)
+    jax.block_until_ready(row_logps(hidden, kernel, targets, where, chunk=8))
+    jax.effects_barrier()
+    assert len(computed) == 1
 
 
 def test_seq_logps():
