@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from prefjax.models.decoder import LanguageModel
-from prefjax.ops.logprobs import token_logps
+from prefjax.ops import logprobs
 from prefjax.views import Named, layout, rewards, roles, tokens
 from prefjax.views.rewards import scored_lists as scored_lists
 from prefjax.views.rewards import scored_pairs as scored_pairs
@@ -24,14 +23,8 @@ def row_logps(model: LanguageModel, params: Any, batch: layout.Batch, states: ja
     """
     states = tokens.row_states(model, params, batch) if states is None else states
     head = model.unembed(params)
-    logps = token_logps(
-        states.reshape(-1, states.shape[-1]),
-        head.kernel,
-        batch["tokens"].reshape(-1),
-        bias=head.bias,
-        softcap=head.softcap,
-    ).reshape(batch["tokens"].shape)
-    return jnp.where(layout.scored(batch), logps, 0.0)
+    scored = layout.scored(batch)
+    return logprobs.row_logps(states, head.kernel, batch["tokens"], scored, bias=head.bias, softcap=head.softcap)
 
 
 def _responses(model: LanguageModel, params: Any, batch: layout.Batch, prefix: str = "") -> dict[str, Any]:
