@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from prefjax import checkpoint, debug, leaves, mesh, recipe, rundir, train, writers
 from prefjax.config import Config, build
-from prefjax.models import huggingface, sharding
+from prefjax.models import huggingface, lora, sharding
 from prefjax.objective import Accumulated, Objective
 from prefjax.ops.masked import Mean
 from prefjax.progress import Progress
@@ -177,6 +177,9 @@ def initial_state(key: jax.Array, *, config: Config, model: Any, tx: optax.Gradi
     if config.learned:
         params = {**params, LEARNED: recipe.make_learned(config.learned, model, jax.random.fold_in(key, 1))}
     carry = build(config.carry)(params) if config.carry else {}
+    if isinstance(model, lora.LoraModel):
+        params, frozen = model.split(params, jax.random.fold_in(key, 2))
+        carry = {**carry, **frozen}
     if config.reference:
         carry = {**carry, "reference": params}
     return train.init_state(params, tx, carry)
@@ -189,6 +192,8 @@ def begin_from(state: train.State, config: Config, model: Any, placed: Any) -> t
       ValueError: the earlier model is another function, or a parameter has another shape.
     """
     source = config.init_from
+    if isinstance(model, lora.LoraModel):
+        return begin_adapters(state, config, model, placed)
     if huggingface.is_folder(source):
         changed = huggingface.differences(source, model)
         params = huggingface.read_params(source, model, shardings=placed.params, key=jax.random.key(config.seed))
@@ -197,11 +202,34 @@ def begin_from(state: train.State, config: Config, model: Any, placed: Any) -> t
         params = merged(leaves.named_leaves(checkpoint.load_params(source)), state.params, source)
     if LEARNED in state.params:
         params = {LEARNED: state.params[LEARNED], **params}
+    refuse_changes(changed, source)
+    carry = {**state.carry, "reference": jax.tree.map(lambda x: x.copy(), params)} if config.reference else state.carry
+    return dataclasses.replace(state, params=params, carry=carry)
+
+
+def begin_adapters(state: train.State, config: Config, model: lora.LoraModel, placed: Any) -> train.State:
+    """The state of new adapters on the frozen parameters of an earlier stage or a Hugging Face folder."""
+    key, source = jax.random.key(config.seed), config.init_from
+    rules = build(config.rules)() if config.rules else sharding.RULES
+    where = mesh.shardings(jax.eval_shape(model.init, key), rules, placed.step.mesh)
+    if huggingface.is_folder(source):
+        changed = huggingface.differences(source, model)
+        whole = huggingface.read_params(source, model, shardings=where, key=key)
+    else:
+        changed = changed_switches(source, config.model.base)
+        whole = jax.jit(model.init, out_shardings=where)(jax.random.fold_in(key, 0))
+        whole = merged(leaves.named_leaves(checkpoint.load_params(source)), whole, source)
+    refuse_changes(changed, source)
+    split = jax.jit(model.split, out_shardings=(placed.params, {lora.BASE: placed.carry[lora.BASE]}), donate_argnums=0)
+    params, frozen = split(whole, jax.random.fold_in(key, 2))
+    return dataclasses.replace(state, params=params, carry={**state.carry, **frozen})
+
+
+def refuse_changes(changed: Mapping[str, tuple[Any, Any]], source: str) -> None:
+    """Raises where the model is another function than the one that `source` holds parameters of."""
     if changed:
         shown = ", ".join(f"{name}={new!r} instead of {old!r}" for name, (old, new) in sorted(changed.items()))
         raise ValueError(f"init_from={source}: this model is another one: {shown}")
-    carry = {**state.carry, "reference": jax.tree.map(lambda x: x.copy(), params)} if config.reference else state.carry
-    return dataclasses.replace(state, params=params, carry=carry)
 
 
 def changed_switches(workdir: str, node: Config) -> dict[str, tuple[Any, Any]]:
