@@ -15,6 +15,7 @@ from prefjax.data.gold import reward as gold_world
 from prefjax.generate import language
 from prefjax.metrics import statistics
 from prefjax.metrics.statistics import Estimate
+from prefjax.models import lora
 from prefjax.objective import Objective, View, call, name_of
 from prefjax.ops import divergences, masked
 from prefjax.ops.masked import Mean
@@ -308,13 +309,14 @@ def gold(
     Raises:
       ValueError: the run carries no reference.
     """
-    if "reference" not in run.state.carry:
+    reference = lora.reference(run.model, run.state.carry)
+    if reference is None:
         raise ValueError("the run carries no reference to compare with; set reference=True in its config")
     texts, tokens = held_out_prompts(run.dataset, prompts)
     return compare(
         run.model,
-        run.state.params,
-        run.state.carry["reference"],
+        lora.parameters(run.model, run.state.params, run.state.carry),
+        reference,
         texts,
         tokens,
         tokenizer=run.dataset.tokenizer,
