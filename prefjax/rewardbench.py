@@ -20,6 +20,7 @@ from prefjax.data import pipeline, sources
 from prefjax.data.sources import RowError
 from prefjax.metrics import rewardbench
 from prefjax.metrics.rewardbench import Results, TiedPrompt
+from prefjax.models import lora
 from prefjax.views import language
 
 TIES = "Ties"
@@ -119,7 +120,8 @@ def scores(
         reward = "scores" if headed else "implicit"
     if reward == "scores" and not headed:
         raise ValueError("reward='scores': this model has no reward head")
-    if reward == "implicit" and "reference" not in run.state.carry:
+    reference = lora.reference(run.model, run.state.carry)
+    if reward == "implicit" and reference is None:
         raise ValueError("reward='implicit': the run carries no reference, and its model has no reward head")
     # A run trained on conversations reads conversations
     chat = bool(data.records) and not isinstance(data.records[0]["prompt"], str)
@@ -147,8 +149,8 @@ def scores(
     found = evaluation.collect(
         functools.partial(language.scored_lists if reward == "scores" else language.lists, model=run.model),
         _one_score if reward == "scores" else _log_ratio,
-        run.state.params,
-        train.with_step(run.state),
+        lora.parameters(run.model, run.state.params, run.state.carry),
+        {**train.with_step(run.state), **({} if reference is None else {"reference": reference})},
         made.train_in_order(),
         run.key,
         put=lambda batch: mesh.put_batch(batch, run.mesh),
