@@ -31,11 +31,11 @@ GOLD = {
     for name in "ppo rloo reinforce_plus_plus remax grpo dapo gspo nash_md raft online_dpo online_ipo sppo".split()
 }
 # The first one says how far the reward model can be trusted: its score where the true reward is highest.
-FREE = "GRPO, no KL"
+FREE = "GRPO"
 PROXY = {
     FREE: "algorithm=grpo,kl=0,reward={proxy}",
-    "GRPO, KL 0.2": "algorithm=grpo,kl=0.2,reward={proxy}",
-    "GRPO, log-sigmoid centred": "algorithm=grpo,kl=0,reward=centred:{proxy}",
+    "GRPO + KL 0.2": "algorithm=grpo,kl=0.2,reward={proxy}",
+    "GRPO + log-sigmoid centring": "algorithm=grpo,kl=0,reward=centred:{proxy}",
     "constrained (Lagrange)": "algorithm=constrained,kl={trusted:.4f},reward={proxy}",
     "online DPO": "algorithm=online_dpo,reward={proxy}",
     "online DPO + SFT (RPO)": "algorithm=rpo,reward={proxy}",

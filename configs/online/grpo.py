@@ -1,7 +1,8 @@
 """GRPO (Shao et al., 2024) on a reward that a program verifies: advantages within groups of responses to one prompt.
 
 python -m experiments.rollout --config=configs/online/grpo.py:runlocal --workdir=runs/grpo
-python -m experiments.rollout --config=configs/online/grpo.py:init=runs/sft --workdir=runs/grpo
+python -m experiments.train --config=configs/online/sft.py --workdir=runs/weak
+python -m experiments.rollout --config=configs/online/grpo.py:init=runs/weak --workdir=runs/grpo
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from ml_collections import ConfigDict
 
 from configs.online import base
 from prefjax import recipe
-from prefjax.losses import policy
-from prefjax.views import policy as views
+from prefjax.losses import policy, policy_terms
+from prefjax.metrics import rollouts as metrics
+from prefjax.views.policy import rollouts
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     args = base.arguments(arg)
-    return base.stage("grpo", args, objective={"grpo": recipe.term(views.rollouts, policy.grpo)}, reference=False)
+    objective = {
+        "grpo": recipe.term(rollouts, policy.grpo, metrics=metrics.policy),
+        "kl": recipe.term(rollouts, policy_terms.kl_penalty, coefficient=0.01),
+    }
+    keep = ("scores", "old_token_logps", "ref_token_logps", "advantages")
+    return base.stage("grpo", args, objective=objective, keep=keep, learning_rate=2e-3, rounds=200)

@@ -19,5 +19,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     args = base.arguments(arg)
     term = recipe.term(views.responses, language.sft, count="lengths")
     return offline.stage(
-        "weak_sft", args, kind="sft", objective={"sft": term}, steps=60, learning_rate=6e-3, world=base.world(args)
+        "weak_sft", args, kind="sft", objective={"sft": term}, steps=120, learning_rate=6e-3, world=base.world(args)
     )

@@ -138,12 +138,13 @@ def constrained(
     response_mask: jax.Array,
     *,
     multipliers: Multipliers | None = None,
-    estimate: Callable[..., jax.Array] = returns.group_normalize,
+    estimate: Callable[..., jax.Array] = returns.group_center,
 ) -> Fields:
     """advantages [P, K]: staying near the reference is the task, the score a constraint that the multiplier weighs.
 
     The score's weight sigmoid(mu) falls once its mean exceeds the threshold that `optim.multipliers.refresh` is given,
-    so a reward model is not followed beyond where it is trusted.
+    so a reward model is not followed beyond where it is trusted. Unlike group_normalize, group_center keeps the two on
+    their scales, without which there is no balance to settle in.
     """
     nearness = jnp.asarray(ref_logps) - jnp.asarray(old_logps)
     parts = [estimate(jnp.asarray(x), where=response_mask) for x in (nearness, scores)]
