@@ -150,7 +150,10 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         act = ACTIVATIONS[self.activation]
-        return self.down(act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x))
+        if self.gate is None:
+            return jax.checkpoint(lambda up: self.down(act(up)))(self.up(x))
+        # Kept for the backward pass are the two products alone; what lies between is cheaper to make again than to store
+        return jax.checkpoint(lambda gate, up: self.down(act(gate) * up))(self.gate(x), self.up(x))
 
 
 class Block(nnx.Module):

@@ -215,15 +215,24 @@ def _logits(hidden: jax.Array, head: _Head) -> jax.Array:
     return _cap(product(hidden, head.kernel), head.bias, head.softcap)
 
 
-def _of_logits(logits: jax.Array, targets: jax.Array, stats: Collection[str]) -> dict[str, jax.Array]:
-    """All statistics of [N, V] logits, each [N]; the one definition, chunked or not."""
+def _of_logits(
+    logits: jax.Array, targets: jax.Array, stats: Collection[str], gather: bool = False
+) -> dict[str, jax.Array]:
+    """All statistics of [N, V] logits, each [N]; the one definition, chunked or not.
+
+    The target's logit is a masked sum: its gradient is no scatter, and a sharded vocabulary stays sharded. Where neither
+    is at stake, `gather` saves a pass over the logits.
+    """
     top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     shifted = logits - top
     total = jnp.sum(jnp.exp(shifted), axis=-1)
     log_total = jnp.log(total)
-    # A masked sum, not a gather: its gradient is no scatter, and a sharded vocabulary stays sharded
-    chosen = lax.broadcasted_iota(targets.dtype, logits.shape, 1) == targets[:, None]
-    out = {"logps": jnp.sum(jnp.where(chosen, shifted, 0), axis=-1) - log_total}
+    if gather:
+        own = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0] - top[:, 0]
+    else:
+        chosen = lax.broadcasted_iota(targets.dtype, logits.shape, 1) == targets[:, None]
+        own = jnp.sum(jnp.where(chosen, shifted, 0), axis=-1)
+    out = {"logps": own - log_total}
     if "entropy" in stats:
         out["entropy"] = log_total - jnp.sum(jnp.exp(shifted) * shifted, axis=-1) / total
     if "logsumexp" in stats:
@@ -271,7 +280,7 @@ def _chunked_fwd(stats, chunk, hidden, targets, where, head):
     kept = {*stats, "logsumexp"}
 
     def of_chunk(hidden, targets):
-        return _of_logits(_logits(hidden, head), targets, kept)
+        return _of_logits(_logits(hidden, head), targets, kept, gather=jax.default_backend() == "cpu")
 
     def step(_, part):
         hidden, targets, where = part

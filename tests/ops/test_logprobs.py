@@ -267,9 +267,9 @@ def test_rows_equal_their_tokens_and_skip_chunks(rows, length, chunk):
 def test_only_chunks_with_a_token_asked_for_are_computed(monkeypatch):
     computed, inner = [], logprobs._of_logits
 
-    def counted(*args):
+    def counted(*args, **options):
         jax.debug.callback(lambda: computed.append(1))
-        return inner(*args)
+        return inner(*args, **options)
 
     monkeypatch.setattr(logprobs, "_of_logits", counted)
     where = np.zeros((2, 16), bool)
