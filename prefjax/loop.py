@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from prefjax import checkpoint, debug, leaves, mesh, recipe, rundir, train, writers
+from prefjax import checkpoint, debug, leaves, mesh, recipe, reference, rundir, train, writers
 from prefjax.config import Config, build
 from prefjax.models import huggingface, lora, sharding
 from prefjax.objective import Accumulated, Objective
@@ -142,12 +142,19 @@ def assemble(config: Config, workdir: str | pathlib.Path, *, begin: bool = True)
     start = functools.partial(initial_state, config=config, model=model, tx=tx)
     shapes = jax.eval_shape(start, key)
     batch = next(dataset.train(prefetch=0))
+    batch = reference.placeholder(batch) if config.reference_store else batch
     jax.eval_shape(objective, shapes.params, train.with_step(shapes), batch, key)
     rules = build(config.rules)() if config.rules else sharding.RULES
     placed = mesh.shardings(shapes, rules, grid)
     state = jax.jit(start, out_shardings=placed)(key)
     if config.init_from and begin:
         state = begin_from(state, config, model, placed)
+    if config.reference_store:
+
+        def first() -> train.State:
+            return begin_from(state, config, model, placed) if config.init_from and not begin else state
+
+        dataset = reference.of_run(dataset, model, config, workdir, grid, first, begin=begin)
     run = Run(config, workdir, dataset, model, objective, tx, grid, placed, state, key)
     if hasattr(dataset, "follow"):
         dataset.follow(run)  # online data: sampled from the parameters that the run has at the time

@@ -30,6 +30,7 @@ CONFIG: dict[str, Any] = {
     "optimizer": None,  # ref to an optax optimizer; `total_steps` is bound to `steps`
     "accumulate": 1,  # micro-batches a step
     "reference": False,  # carry["reference"]: a frozen copy of the initial parameters
+    "reference_store": None,  # folder of the reference's log-probs, computed once ahead of training and shared by runs
     "carry": None,  # ref to (params) -> dict of further carried state, such as running baselines
     "refresh": None,  # ref to (carry, params, aux) -> carry, such as prefjax.train.ema
     "init_from": None,  # workdir of an earlier stage (its newest checkpoint and tokenizer) or a Hugging Face folder
