@@ -1,8 +1,10 @@
-"""Trains a stage on its own samples, from a config of configs/online; the same command resumes it.
+"""Trains a stage on its own samples, from a config of configs/online; the same command resumes it, mid-round as well.
 
-  python -m experiments.rollout --config=configs/online/grpo.py:init=runs/sft --workdir=runs/grpo
+  python -m experiments.rollout --config=configs/online/grpo.py:init=runs/weak --workdir=runs/grpo
+  python -m experiments.rollout --config=configs/online/algorithms.py:algorithm=online_dpo,reward=gold,init=runs/weak \\
+      --workdir=runs/online_dpo --config.data.prompts_per_round=128
 
-It is `experiments.train` with a table of what the rounds gave: each config works with either.
+At the end it prints what the held-out rounds gave, and writes report.html. Failed prompts are in failures.jsonl.
 """
 
 from __future__ import annotations
@@ -18,14 +20,34 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; made if absent, resumed if it holds one.", required=True
 )
+_RESUME = flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint; --noresume refuses such a folder.")
+_REPORT = flags.DEFINE_bool("report", True, "Write report.html at the end.")
+_MULTI = flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize(), one process a host.")
 
 
 def main(argv: list[str]) -> None:
     common.no_arguments(argv)
-    from prefjax import loop
+    if _MULTI.value:
+        import jax
 
-    run = loop.fit(_CONFIG.value, _WORKDIR.value)
-    print(run.step)
+        jax.distributed.initialize()
+    from prefjax import loop, writers
+
+    run = loop.fit(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value)
+    print(table(writers.read_jsonl(run.workdir / writers.JSONL)), flush=True)
+    if _REPORT.value:
+        common.finish({run.config.name: run}, run.workdir / "report.html")
+
+
+def table(rows: list[dict]) -> str:
+    """The held-out rounds of a run's metrics as lines of text: one a step, a column for each number of a rollout."""
+    prefix = "eval/rollout/"
+    found = [row for row in rows if any(name.startswith(prefix) for name in row)]
+    names = [name for name in (found[0] if found else {}) if name.startswith(prefix)]
+    lines = [["step", *(name.removeprefix(prefix) for name in names)]]
+    lines += [[str(row["step"]), *(f"{row[name]:.4g}" for name in names)] for row in found]
+    wide = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(line, wide, strict=True)) for line in lines)
 
 
 if __name__ == "__main__":

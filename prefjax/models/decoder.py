@@ -213,7 +213,12 @@ def decoder(
     Raises:
       ValueError: a value or combination that makes no model, naming the argument.
     """
-    cfg = _resolve(dict(locals()))
+    return _model(_resolve(dict(locals())))
+
+
+@functools.cache
+def _model(cfg: DecoderConfig) -> LanguageModel:
+    """One model for one config, so that what was compiled for it serves every run that has it."""
     spec = _Spec(cfg)
     return LanguageModel(
         config=cfg,
