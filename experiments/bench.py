@@ -463,8 +463,7 @@ def plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     for axis, (name, points) in zip(axes[0, 1:], grown.items(), strict=True):
         axis.plot(*zip(*points, strict=True), marker="o")
         axis.set(xlabel=name, ylim=(0, None), xscale="log")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")
     pyplot.close(figure)
 
 

@@ -28,17 +28,19 @@ def inputs(groups, dtype="float32"):
 
 
 def value_and_grads(fn, q, k, v, weight):
-    out, pull = jax.jit(lambda *args: jax.vjp(fn, *args), static_argnums=())(q, k, v)
-    return out, pull(weight.astype(out.dtype))
+    def both(q, k, v):
+        out, pull = jax.vjp(fn, q, k, v)
+        return out, pull(weight.astype(out.dtype))
+
+    return jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})(q, k, v)
 
 
-@pytest.mark.parametrize("groups, softcap, block, looped", [
-    (4, None, 16, False), (2, 3.0, 10, False), (4, None, 16, True), (2, 3.0, 8, True), (1, None, 64, True),
+@pytest.mark.parametrize("groups, softcap, block, looped, mask", [
+    (4, None, 16, False, packed_mask()), (2, 3.0, 10, False, packed_mask(1)),
+    (4, None, 16, True, packed_mask(1)), (2, 3.0, 8, True, packed_mask()),
 ])  # fmt: skip
-@pytest.mark.parametrize("shared_mask", [False, True])
-def test_equals_the_plain_form(groups, softcap, block, looped, shared_mask):
+def test_equals_the_plain_form(groups, softcap, block, looped, mask):
     q, k, v, weight = inputs(groups)
-    mask = packed_mask(1) if shared_mask else packed_mask()
     options = {"scale": 0.7, "softcap": softcap}
 
     def plain(q, k, v):
@@ -49,3 +51,50 @@ def test_equals_the_plain_form(groups, softcap, block, looped, shared_mask):
 
     expected, got = value_and_grads(plain, q, k, v, weight), value_and_grads(ours, q, k, v, weight)
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, atol=1e-5, rtol=1e-5), got, expected)
+
+
+@pytest.mark.parametrize("looped", [False, True])
+def test_no_square_array_is_kept_or_made(looped):
+    x = jnp.zeros((1, 1, 512, 4))
+    mask = attention.layout_mask(None, None, 512)
+
+    def grad(q):
+        return jax.grad(lambda q: blockwise.attend(q, q, q, mask, scale=1.0, block=64, looped=looped).sum())(q)
+
+    def floats(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield from (v.aval.size for v in eqn.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating))
+            for inner in jax.core.jaxprs_in_params(eqn.params):
+                yield from floats(inner)
+
+    assert max(floats(jax.make_jaxpr(grad)(x).jaxpr)) <= 64 * (64 if looped else 512)
+
+
+def test_pairs_of_blocks_that_see_nothing_are_skipped():
+    # Two examples in a row: the second is computed without the first, whose values may hold anything
+    segments = jnp.repeat(jnp.array([1, 2]), 16)[None]
+    mask = attention.layout_mask(segments, None, 32)
+    q = jax.random.normal(jax.random.key(0), (1, 1, 32, 4))
+    v = jnp.where(jnp.arange(32)[:, None] < 16, jnp.nan, q)
+    out = blockwise.attend(q, q, v, mask, scale=1.0, block=8, looped=True)
+    alone = attention.attend(q[:, :, 16:], q[:, :, 16:], q[:, :, 16:], mask[:, 16:, 16:], scale=1.0, backend="plain")
+    np.testing.assert_allclose(out[:, :, 16:], alone, atol=1e-6)
+
+
+def test_sixteen_bits_stay_near_and_low():
+    q, k, v, weight = inputs(4, "bfloat16")
+    mask = packed_mask()
+    expected = attention.attend(*(x.astype(jnp.float32) for x in (q, k, v)), mask, scale=0.3, backend="plain")
+    out, grads = value_and_grads(lambda q, k, v: blockwise.attend(q, k, v, mask, scale=0.3, block=16), q, k, v, weight)
+    assert {x.dtype for x in (out, *grads)} == {jnp.dtype("bfloat16")}
+    np.testing.assert_allclose(out.astype(jnp.float32), expected, atol=0.03)
+
+
+def test_chosen_by_length_and_mask_on_a_cpu():
+    def pick(length, causal, backend="auto"):
+        return attention.pick(backend, jnp.dtype("float32"), 32, None, length, length, causal)
+
+    if jax.default_backend() == "cpu":
+        assert pick(attention.BLOCKWISE, True) == "blockwise" and pick(attention.BLOCKWISE - 1, True) == "plain"
+    assert pick(4096, False) == "plain" and pick(8, True, "blockwise") == "blockwise"
+    assert pick(8, False, "blockwise") == "plain"  # cached decoding
