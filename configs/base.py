@@ -28,7 +28,7 @@ from prefjax.optim import recipes
 from prefjax.views import language, rewards
 
 
-def arguments(arg: str | None, **more: Any) -> ConfigDict:
+def arguments(arg: str | None, **more: Any) -> Config:
     """The arguments that every config takes, and `more` of its own with their defaults."""
     return parse_arg(arg, data="gold", on_error="raise", init="", steps=0, runlocal=False, **more)
 

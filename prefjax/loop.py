@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -210,7 +211,9 @@ def begin_from(state: train.State, config: Config, model: Any, placed: Any) -> t
     if LEARNED in state.params:
         params = {LEARNED: state.params[LEARNED], **params}
     refuse_changes(changed, source)
-    carry = {**state.carry, "reference": jax.tree.map(lambda x: x.copy(), params)} if config.reference else state.carry
+    carry = jax.tree.map(jnp.copy, build(config.carry)(params)) if config.carry else state.carry
+    if config.reference:
+        carry = {**carry, "reference": jax.tree.map(jnp.copy, params)}
     return dataclasses.replace(state, params=params, carry=carry)
 
 

@@ -152,10 +152,10 @@ def make_optimizer(node: Any, steps: int) -> optax.GradientTransformation:
 def make_learned(node: Any, model: Any, key: jax.Array) -> dict[str, Any]:
     """Initial values of what is learned beside the model, by name.
 
-    `features`, `context_features` and `layers` of an init function, where they have no default and the config leaves
-    them out, are the model's hidden size and 1: views read the last layer.
+    `features`, `context_features`, `width` and `layers` of an init function, where they have no default and the config
+    leaves them out, are the model's hidden size and 1: views read the last layer.
     """
-    known = {"features": model.config.hidden_size, "context_features": model.config.hidden_size, "layers": 1}
+    known = {name: model.config.hidden_size for name in ("features", "context_features", "width")} | {"layers": 1}
     out = {}
     for index, (name, ref_) in enumerate(sorted(dict(node or {}).items())):
         fn = build(ref_)

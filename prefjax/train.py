@@ -143,14 +143,24 @@ def make_eval(objective: Objective) -> Callable[..., dict[str, Mean]]:
     return evaluate
 
 
+def snapshot(params: Any, *, name: str = "previous") -> dict[str, Any]:
+    """A config's `carry`: {name: a copy of the initial parameters}; what follows them is a refresh, such as `ema`."""
+    return {name: jax.tree.map(jnp.copy, params)}
+
+
+def running(params: Any, *, name: str) -> dict[str, Any]:
+    """A config's `carry`: {name: a mean of nothing yet}, for `running_mean`; views give its value under the name."""
+    del params
+    return {name: Mean(jnp.zeros(()), jnp.zeros(()))}
+
+
 def ema(
     carry: Any, params: Any, aux: dict[str, Any], *, name: str = "reference", mix: float = 0.6, every: int = 512
 ) -> Any:
     """A refresh: carry[name] <- mix * params + (1 - mix) * carry[name] after every `every`-th step.
 
     mix=1 is a hard copy; every=1 with a small mix is the exponential moving average of a teacher. With name="reference"
-    this is the reference update of TR-DPO (Gorbatovski et al., Learn Your Reference Model for Real Good Alignment,
-    2024, arXiv:2404.09656, eqs. 3-4).
+    this is the reference update of TR-DPO.
 
     Args:
       carry: holds `name`, a tree like `params`.
@@ -159,6 +169,8 @@ def ema(
       name: which entry of the carry follows.
       mix: in [0, 1], the share of `params`.
       every: steps between updates, at least 1.
+    Reference: Gorbatovski et al., "Learn Your Reference Model for Real Good Alignment", 2024, arXiv:2404.09656.
+      Reported: TRL's `ref_model_mixup_alpha` (0.6) and `ref_model_sync_steps` (512).
     """
     due = aux["step"] % every == 0
     mixed = jax.tree.map(lambda old, new: jnp.where(due, mix * new + (1 - mix) * old, old), carry[name], params)

@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "kto",
         args,
         kind="unpaired",
-        mismatched=True,
+        recipe_of_data={"mismatched": True},
         objective={"kto": term},
         steps=200,
         learning_rate=3e-4,

@@ -50,6 +50,18 @@ def rationales(examples: Examples) -> list[dict[str, Any]]:
     return out
 
 
+def critiques(examples: Examples) -> list[dict[str, Any]]:
+    """Pairs (w, l) with a critique of each: (w, l, c_w, c_l) -> responses c_w after w, c_l after l.
+
+    What is scored is the critique; what is read at the end has seen response and critique.
+    """
+    out = []
+    for example in examples:
+        w, l, of_w, of_l = example["responses"]  # noqa: E741
+        out.append(_with_context(example, [([w], of_w), ([l], of_l)]))
+    return out
+
+
 def joint(examples: Examples) -> list[dict[str, Any]]:
     """Pairs across prompts: the chosen response of each example, and the rejected one of the next, with their prompts.
 

@@ -307,8 +307,7 @@ def from_records(
     parts = [[e for e in done if mask[e["record"]] == side] for side in (False, True)]
     if derive is not None:
         parts, counts = _derived(derive, parts, counts, layout, row_length)
-    if kind == "pairs" and any(len(record["responses"]) != 2 for record in kept):
-        kind = "lists"  # a rewriting gave more responses: no longer chosen and rejected alone
+    kind = kind if rewrite is None else _kind_after(kind, kept)
     most = max((len(e["responses"]) for part in parts for e in part), default=0) if responses is None else responses
     if not parts[0]:
         raise ValueError(f"{about}: no training example is left; {counts}")
@@ -317,6 +316,14 @@ def from_records(
         slots = _usual_slots(np.concatenate([c.sizes() for c in corpora]), row_length) if layout == "shared" else 1
     shape = Layout(layout, rows, row_length, slots, most, look_ahead, fit)
     return Dataset(kind, kept, made, counts, shape, corpora[0], corpora[1], mask, seed, about)
+
+
+def _kind_after(kind: str, kept: Sequence[Mapping[str, Any]]) -> str:
+    """The kind of rewritten records, by how many responses they now have."""
+    counts = {len(record["responses"]) for record in kept}
+    if kind == "pairs" and counts != {2}:
+        return "lists"
+    return {("prompts", 2): "pairs", ("lists", 1): "sft"}.get((kind, max(counts)), kind) if len(counts) == 1 else kind
 
 
 def _derived(

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import scipy.special
 
-from prefjax.data.gold import responses, reward
+from prefjax.data.gold import responses, reward, tasks, vocab
+from prefjax.transforms import execution
 from prefjax.transforms.hierarchy import hierarchical_label
 from prefjax.transforms.relabelling import goal_records
 from prefjax.transforms.selection import win_rates
@@ -34,6 +35,16 @@ def attributes(records: Records) -> list[dict[str, Any]]:
         found = reward.gold_reward(record["prompt"], list(record["responses"]))
         added = {name: [float(x) for x in found[name]] for name in reward.ATTRIBUTES}
         out.append({**record, "fields": {**record["fields"], **added}})
+    return out
+
+
+def tasks_and_attributes(records: Records) -> list[dict[str, Any]]:
+    """Gold: `attributes`, and the field task: which of the world's tasks the prompt is, by its first word."""
+    names = list(tasks.TASKS)
+    out = []
+    for record in attributes(records):
+        task = names.index(record["prompt"].split()[0])
+        out.append({**record, "fields": {**record["fields"], "task": float(task)}})
     return out
 
 
@@ -109,6 +120,18 @@ def explained(records: Records) -> list[dict[str, Any]]:
     ]
 
 
+def critiqued(records: Records) -> list[dict[str, Any]]:
+    """Gold: pairs with a critique of each response: what would have been perfect, and a grade from 0 to 9."""
+    out = []
+    for record in records:
+        both = list(record["responses"][:2])
+        grades = reward.gold_reward(record["prompt"], both)["total"]
+        perfect = responses.perfect(record["prompt"])
+        texts = [f"{perfect} {round(9 * float(grade))}" for grade in grades]
+        out.append({**record, "responses": [*both, *texts], "fields": _scalars(record)})
+    return out
+
+
 def sampled(records: Records, *, seed: int = 0) -> list[dict[str, Any]]:
     """Gold: pairs with a third response drawn from the demonstrations' distribution, which the reference was tuned on.
 
@@ -152,6 +175,42 @@ def singles(records: Records) -> list[dict[str, Any]]:
         for k, response in enumerate(record["responses"]):
             fields = {n: v[k] if isinstance(v, Sequence) else v for n, v in record["fields"].items()}
             out.append({**record, "id": count * record["id"] + k, "responses": [response], "fields": fields})
+    return out
+
+
+def contested_singles(records: Records, *, temperature: float = 0.1) -> list[dict[str, Any]]:
+    """Gold: `contests` taken apart by `singles`."""
+    return singles(contests(records, temperature=temperature))
+
+
+def dstc(
+    records: Records, *, codes: int = 6, tests: int = 5, right: float = 0.7, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Gold: prompts of the task "infer" as pairs of test and program, by `transforms.execution.dstc_select`.
+
+    Programs and tests stand in for the model's own: a third of the programs solve the prompt, a test states the right
+    output with probability `right`, and only running the ones on the others tells which is which.
+    """
+    drawn, table = [], np.zeros((len(records), codes, tests), bool)
+    for row, record in enumerate(records):
+        rng = np.random.default_rng([seed, record["id"]])
+        truth = (tasks.answer(record["prompt"]) or "").split()
+        programs = [
+            truth if rng.random() < 1 / 3 else [str(w) for w in rng.choice(vocab.OPERATIONS, int(rng.integers(1, 3)))]
+            for _ in range(codes)
+        ]
+        inputs = [int(n) for n in rng.permutation(10)[:tests]]
+        wrong = rng.random(tests) >= right
+        outputs = [(tasks.run_program(n, truth) + 7 * int(w)) % 100 for n, w in zip(inputs, wrong, strict=True)]
+        table[row] = [[tasks.run_program(n, p) == m for n, m in zip(inputs, outputs, strict=True)] for p in programs]
+        written = [f"{n} > {m} {vocab.SEPARATOR} " for n, m in zip(inputs, outputs, strict=True)]
+        drawn.append(([" ".join(p) for p in programs], written))
+    found = jax.tree.map(np.asarray, jax.jit(execution.dstc_select)(table))
+    out = []
+    for row, (record, (programs, written)) in enumerate(zip(records, drawn, strict=True)):
+        pair = execution.concatenate(programs, written, jax.tree.map(lambda x, row=row: x[row], found))
+        if pair is not None:
+            out.append({**record, "responses": list(pair)})
     return out
 
 

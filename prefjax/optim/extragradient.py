@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from prefjax.optim import recipes
+
 
 class ExtragradientState(NamedTuple):
     """Whether the parameters are looked ahead, where they were before, and the inner optimiser's state."""
@@ -51,3 +53,8 @@ def extragradient(tx: optax.GradientTransformation) -> optax.GradientTransformat
         return move, ExtragradientState(~state.ahead, anchor, pick(inner, state.inner))
 
     return optax.GradientTransformation(init, update)
+
+
+def adamw(*, total_steps: int, learning_rate: float = 3e-4) -> optax.GradientTransformation:
+    """Extragradient steps of `recipes.adamw`, for a config; an even number of steps ends a whole one."""
+    return extragradient(recipes.adamw(total_steps=total_steps, learning_rate=learning_rate))

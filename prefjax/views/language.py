@@ -97,7 +97,7 @@ def pairs(
     if scores:
         arrays["scores"] = functools.cache(lambda: rewards.response_scores(params, batch, model))
     entries = roles.named(arrays, cast) | roles.of_batch(batch, cast)
-    return Named(entries | roles.stacked(batch, cast, stacks) | roles.constants(constants))
+    return Named(entries | roles.stacked(batch, cast, stacks) | roles.constants(constants) | roles.carried(carry))
 
 
 def responses(
@@ -113,6 +113,7 @@ def responses(
     """logps, token_logps, token_mask, lengths of the first response, with ref_ forms: supervised or unpaired data.
 
     Where examples have a second response it is a mismatched one, and its log-probs are `kl_logps` (KTO's baseline).
+    A running mean in the carry is given by its name, as a scalar.
 
     Args:
       params, carry, batch, key, model, stacks: as in `pairs`.
@@ -122,6 +123,7 @@ def responses(
     del key
     arrays = policy_arrays(params, carry, batch, model)
     entries = roles.named(arrays, {"": 0}) | roles.of_batch(batch, {"": 0}) | roles.stacked(batch, {"": 0}, stacks)
+    entries |= roles.carried(carry)
     if batch["response_mask"].shape[-1] > 1:
         second = {name: arrays[name] for name in ("logps", "ref_logps") if name in arrays}
         entries |= roles.named(second, {"kl": 1})

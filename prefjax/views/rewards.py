@@ -52,7 +52,7 @@ def scored_pairs(
     cast = dict(roles.PAIR if parts is None else parts)
     scores = functools.cache(lambda: response_scores(params, batch, model))
     entries = roles.of_batch(batch, cast) | roles.named({"scores": scores}, cast)
-    return Named(entries | roles.stacked(batch, cast, stacks) | _learned_arrays(params))
+    return Named(entries | _integers(batch) | roles.stacked(batch, cast, stacks) | _learned_arrays(params))
 
 
 def scored_lists(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, model: LanguageModel) -> Named:
@@ -147,7 +147,7 @@ def degrees(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, mod
 def _integers(batch: layout.Batch) -> roles.Entries:
     """Fields that count classes, which batches store as numbers."""
     fields = layout.fields(batch)
-    names = ("targets", "chosen_degrees", "rejected_degrees")
+    names = ("targets", "chosen_degrees", "rejected_degrees", "preference_levels")
     return {name: lambda name=name: jnp.round(fields[name]).astype(jnp.int32) for name in names if name in fields}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from prefjax.ops.masked import Mean
 from prefjax.transforms.edits import suffix_masks
 from prefjax.views import layout
 
@@ -99,3 +100,9 @@ def stacked(
 def constants(values: Mapping[str, tuple[float, ...]] | None) -> Entries:
     """{name: numbers} -> arrays, for what a config fixes and a loss takes as an array."""
     return {name: jnp.asarray(tuple(numbers), jnp.float32) for name, numbers in (values or {}).items()}
+
+
+def carried(carry: Any) -> Entries:
+    """Running means of the carry, {name: scalar}; their gradient is stopped."""
+    means = {name: value for name, value in (carry or {}).items() if isinstance(value, Mean)}
+    return {name: lambda mean=mean: jax.lax.stop_gradient(mean.value) for name, mean in means.items()}

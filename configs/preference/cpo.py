@@ -1,0 +1,16 @@
+"""CPO (Xu et al., 2024): a preference term without a reference, plus supervised tuning on the chosen response.
+
+python -m experiments.train --config=configs/preference/cpo.py:runlocal --workdir=runs/cpo
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base
+from prefjax.config import ref
+from prefjax.losses.preference import likelihood
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    return base.reference_free("cpo", arg, ref(likelihood.cpo, beta=0.1), more={"sft": base.likelihood()})

@@ -1,0 +1,16 @@
+"""SLiC-HF (Zhao et al., 2023): a hinge on the difference of log-probs, plus supervised tuning.
+
+python -m experiments.train --config=configs/preference/slic_free.py:runlocal --workdir=runs/slic_free
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base
+from prefjax.config import ref
+from prefjax.losses.preference import hinge
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    return base.reference_free("slic_free", arg, ref(hinge.slic_free, margin=1.0), more={"sft": base.likelihood(0.1)})
