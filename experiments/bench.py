@@ -4,6 +4,7 @@
   python -m experiments.bench --cases=dpo,dpo:vocab=32000:layout=separate
   python -m experiments.bench --cases=dpo:vocab=32000 --peer=<python with torch>    # beside benchmarks/pytorch_dpo.py
   PREFJAX_DATA=<folder> python -m experiments.bench --cases=dpo:data=hh --peer=<python with torch>
+  python -m experiments.bench --cases=attention,mlp,head,head:vocab=32000,optimizer   # parts of a step
   python -m experiments.bench --cases=dpo_1b                                        # a GPU: bfloat16, 8 x 2048 tokens
 
 A case is a task and its options, `task:option=value:...`; the options and their defaults are `Shape`. Each case is a
@@ -149,7 +150,7 @@ def batches_of(shape: Shape) -> tuple[list[dict[str, Any]], list[list[int]]]:
 
     packed = shape.layout == "packed" or bool(shape.data)
     if shape.data:
-        data = real_corpus(shape.data, 400)
+        data = real_corpus(shape.data, 2000)
     else:
         data = packing.corpus(examples_of(shape, shape.examples * (4 if packed else 1)))
     kind = "separate" if shape.layout == "separate" else "shared"
@@ -293,8 +294,64 @@ def generation(task: str, shape: Shape) -> tuple[dict[str, Any], Iterator[dict[s
     return {"compile": time.perf_counter() - start}, steps()
 
 
+def part(task: str, shape: Shape) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
+    """As `training` for one part of it, forward and backward: attention or MLP of a layer, head, optimizer."""
+    import functools
+
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from prefjax.models import attention, layers
+    from prefjax.ops import logprobs
+    from prefjax.views import layout
+
+    batch = batches_of(shape)[0][0]
+    model, (rows, length) = model_of(shape), batch["tokens"].shape
+    draw = functools.partial(jax.random.normal, jax.random.key(0), dtype=shape.dtype)
+    states = draw((rows, length, shape.hidden))
+    if task == "attention":
+        mask = attention.layout_mask(batch["segments"], batch["branches"], length)
+        heads = draw((rows, shape.heads, length, shape.hidden // shape.heads))
+        args = (heads, heads, heads)
+        flops = 12.0 * shape.hidden * float((batch["positions"] + 1)[batch["segments"] > 0].sum())
+        fn = jax.grad(
+            lambda *x: jnp.square(attention.attend(*x, mask, scale=model.config.attention_scale, causal=True)).sum(),
+            (0, 1, 2),
+        )
+    elif task == "mlp":
+        graph, weights = nnx.split(layers.Mlp(model.config, layers.noise_of(jax.random.key(0))))
+        args, flops = (weights, states), 18.0 * rows * length * shape.hidden * shape.intermediate
+        fn = jax.grad(lambda w, x: jnp.square(nnx.merge(graph, w)(x)).sum(), (0, 1))
+    elif task == "head":
+        args, scored = (draw((shape.hidden, shape.vocab)), states), layout.scored(batch)
+        flops = useful_flops(dataclasses.replace(shape, layers=0), batch, 3, head=True)
+        fn = jax.grad(lambda k, x: logprobs.row_logps(x, k, batch["tokens"], scored).sum(), (0, 1))
+    else:
+        tx, params = optax.adamw(1e-4), model.init(jax.random.key(0))
+        args, flops = (params, tx.init(params), params), 0.0
+
+        def fn(params: Any, state: Any, grads: Any) -> Any:
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+    start = time.perf_counter()
+    compiled = jax.jit(fn).lower(*args).compile()
+    facts = {"compile": time.perf_counter() - start}
+
+    def steps() -> Iterator[dict[str, Any]]:
+        while True:
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(*args))
+            yield {"seconds": time.perf_counter() - start, "tokens": useful_tokens(batch), "flops": flops}
+
+    return facts, steps()
+
+
 TASKS: dict[str, Callable[[str, Shape], tuple[dict[str, Any], Iterator[dict[str, Any]]]]] = {
     **dict.fromkeys(("sft", "dpo", "list", "kto", "reward"), training),
+    **dict.fromkeys(("attention", "mlp", "head", "optimizer"), part),
     "generate": generation,
 }
 
@@ -427,7 +484,7 @@ def measure(case: str, *, peer: str | None, steps: int, warmup: int) -> dict[str
 
 
 COLUMNS = {
-    "case": ("case", "{}"), "tokens_per_s": ("tokens/s", "{:,.0f}"), "step_s": ("step, s", "{:.2f}"),
+    "case": ("case", "{}"), "tokens_per_s": ("tokens/s", "{:,.0f}"), "step_s": ("step, s", "{:.3f}"),
     "compile_s": ("compile, s", "{:.1f}"), "peak_mb": ("peak, MB", "{:,.0f}"), "gflops": ("useful GFLOP/s", "{:.0f}"),
     "utilisation": ("of matmul rate", "{:.0%}"), "speed_ratio": ("tokens/s to PyTorch's", "{:.2f}x"),
     "memory_ratio": ("memory to PyTorch's", "{:.2f}x"),
