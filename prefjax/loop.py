@@ -61,7 +61,7 @@ class Run:
     def evaluate(self) -> dict[str, float]:
         """Means over the held-out batches, as `eval/<metric>`; empty when the data has no held-out part."""
         total: dict[str, Mean] = {}
-        batches = self.dataset.eval()
+        batches = self.dataset.eval(jax.process_index(), jax.process_count())
         for batch in batches:
             part = self._eval_step(
                 self.state.params, train.with_step(self.state), mesh.put_batch(batch, self.mesh), self.key
