@@ -22,7 +22,7 @@ from experiments import common
 _WORKDIR = flags.DEFINE_string("workdir", "runs/frontier", "Folder of the runs and figures.")
 _FIGURE = flags.DEFINE_enum("figure", "gold", ["gold", "proxy"], "Which reward is learned from.")
 _NAMES = flags.DEFINE_list("algorithms", None, "Curves to draw; all of the figure by default.")
-_ROUNDS = flags.DEFINE_integer("rounds", 40, "Rounds of each algorithm.")
+_ROUNDS = flags.DEFINE_integer("rounds", 30, "Rounds of each algorithm.")
 _LOCAL = flags.DEFINE_bool("runlocal", False, "Tiny models and two rounds, in seconds.")
 
 # Name in the figure -> arguments of configs/online/algorithms.py.
@@ -75,6 +75,9 @@ def main(argv: list[str]) -> None:
     for number, name in enumerate(_NAMES.value or chosen):
         arguments = chosen[name].format(proxy=proxy, trusted=trusted)
         config = algorithms.get_config(f"{local},init={weak},{arguments}")
+        if not _LOCAL.value:
+            config.data.prompts.eval_size = 128  # each point of a curve is a held-out round
+            config.eval_every = config.checkpoint_every = max(1, config.steps // 6)
         workdir = folder / figure / (name if figure == "gold" else f"curve{number}")
         loop.fit(config, workdir)
         curves[name] = frontier.of_run(workdir, start_point)

@@ -26,10 +26,11 @@ def own(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
+    stops: tuple[str, ...] = (),
     batch_size: int = 64,
 ) -> language.Samples:
-    """The policy itself: K independent responses; see `prefjax.generate.language.sample`."""
-    return policy.sample(
+    """The policy itself: K independent responses, cut at any of `stops`; see `prefjax.generate.language.sample`."""
+    samples = policy.sample(
         policy.params,
         prompts,
         key,
@@ -41,6 +42,7 @@ def own(
         min_p=min_p,
         batch_size=batch_size,
     )
+    return language.stop_at(samples, policy.tokenizer, stops) if stops else samples
 
 
 def own_and_greedy(
