@@ -50,7 +50,7 @@ PRESETS = {
     ":layout=separate:dtype=bfloat16:remat=full:scan=1"
 }
 DATA = {"hh": "hh_rlhf_harmless_test/test.jsonl.gz", "votes": "ukpconvarg1/strict.tsv.gz"}
-PEER = pathlib.Path(__file__).parent.parent / "benchmarks" / "pytorch_dpo.py"
+PEERS = pathlib.Path(__file__).parent.parent / "benchmarks"
 # Pages of 2 MB: with 4 kB ones a step spends up to a second handing fresh memory to and from the system
 PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -432,11 +432,11 @@ class Runner:
         return out
 
 
-def peer_command(python: str, shape: Shape, lengths: pathlib.Path) -> list[str]:
-    """The PyTorch loop on the same shape; real data by the lengths of its pairs."""
+def peer_command(python: str, script: str, shape: Shape, lengths: pathlib.Path) -> list[str]:
+    """The peer's loop on the same shape; real data by the lengths of its pairs."""
     names = ("hidden", "layers", "heads", "intermediate", "prompt", "response")
     sizes = {name: getattr(shape, name) for name in names} | {"vocab": shape.vocab, "pairs": shape.examples}
-    command = [python, str(PEER), "--serve"]
+    command = [python, str(PEERS / script), "--serve"]
     if shape.data:
         sizes["vocab"] = 50257
         lengths.write_text(json.dumps(real_lengths(shape)))
@@ -455,14 +455,14 @@ def real_lengths(shape: Shape) -> list[list[int]]:
     return lengths
 
 
-def measure(case: str, *, peer: str | None, steps: int, warmup: int) -> dict[str, Any]:
+def measure(case: str, *, peer: str | None, steps: int, warmup: int, script: str = "pytorch_dpo.py") -> dict[str, Any]:
     """The row of a case; with a peer also its row, and the ratios ours to its of tokens a second and of memory."""
     task, shape = parse(case)
     own = [sys.executable, "-m", "experiments.bench", f"--serve={case}"]
     with tempfile.TemporaryDirectory() as folder:
         runners = [Runner(own)]
         if peer and task == "dpo":
-            runners.append(Runner(peer_command(peer, shape, pathlib.Path(folder) / "lengths.json")))
+            runners.append(Runner(peer_command(peer, script, shape, pathlib.Path(folder) / "lengths.json")))
         for _ in range(warmup + steps):
             for runner in runners:
                 runner.step()
@@ -486,8 +486,8 @@ def measure(case: str, *, peer: str | None, steps: int, warmup: int) -> dict[str
 COLUMNS = {
     "case": ("case", "{}"), "tokens_per_s": ("tokens/s", "{:,.0f}"), "step_s": ("step, s", "{:.3f}"),
     "compile_s": ("compile, s", "{:.1f}"), "peak_mb": ("peak, MB", "{:,.0f}"), "gflops": ("useful GFLOP/s", "{:.0f}"),
-    "utilisation": ("of matmul rate", "{:.0%}"), "speed_ratio": ("tokens/s to PyTorch's", "{:.2f}x"),
-    "memory_ratio": ("memory to PyTorch's", "{:.2f}x"),
+    "utilisation": ("of matmul rate", "{:.0%}"), "speed_ratio": ("tokens/s to peer's", "{:.2f}x"),
+    "memory_ratio": ("memory to peer's", "{:.2f}x"),
 }  # fmt: skip
 
 
@@ -529,6 +529,9 @@ _OUT = flags.DEFINE_string("out", "runs/bench", "Folder of bench.json, bench.md 
 _PEER = flags.DEFINE_string(
     "peer", None, "A python with torch and transformers, for a PyTorch loop beside each dpo case."
 )
+_SCRIPT = flags.DEFINE_enum(
+    "peer_script", "pytorch_dpo.py", ["pytorch_dpo.py", "trl_dpo.py"], "Its loop, of benchmarks/."
+)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps whose median is taken.", lower_bound=1)
 _WARMUP = flags.DEFINE_integer("warmup", 2, "Steps before them.", lower_bound=0)
 _SERVE = flags.DEFINE_string("serve", None, "Run this case, one step for each line of standard input; used by itself.")
@@ -546,7 +549,7 @@ def main(argv: list[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for case in cases:
-        rows.append(measure(case, peer=_PEER.value, steps=_STEPS.value, warmup=_WARMUP.value))
+        rows.append(measure(case, peer=_PEER.value, script=_SCRIPT.value, steps=_STEPS.value, warmup=_WARMUP.value))
         print(markdown(rows[-1:]).splitlines()[-1], flush=True)
         about = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "cores": os.cpu_count()}
         (out / "bench.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
