@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     from configs.online import algorithms, reward, sft
     from experiments import frontier_figure
     from prefjax import loop
-    from prefjax.config import did_you_mean
+    from prefjax.config import Config, did_you_mean
     from prefjax.online import frontier, scorers
 
     began = time.monotonic()
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     curves, trusted = {}, 0.0
     for number, name in enumerate(_NAMES.value or chosen):
         arguments = chosen[name].format(proxy=proxy, trusted=trusted)
-        config = algorithms.get_config(f"{local},init={weak},{arguments}")
+        config: Config = algorithms.get_config(f"{local},init={weak},{arguments}")
         if not _LOCAL.value:
             config.data.prompts.eval_size = 128  # each point of a curve is a held-out round
             config.eval_every = config.checkpoint_every = max(1, config.steps // 6)

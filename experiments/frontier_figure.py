@@ -33,7 +33,7 @@ def draw(path: str | pathlib.Path, curves: Mapping[str, Curve], best: Curve, fig
     """Rewards against KL, a panel for each reward; best-of-n in black."""
     panels = ["gold"] if figure == "gold" else ["proxy", "gold"]
     fig, axes = plt.subplots(1, len(panels), figsize=(7.2 * len(panels), 5), squeeze=False, layout="constrained")
-    colours = plt.get_cmap("tab10").colors
+    colours = plt.get_cmap("tab10")(range(10))
     for axis, panel in zip(axes[0], panels, strict=True):
         axis.plot(best.kl, best.rewards[panel], color="black", lw=2.2, label="best of n", zorder=3)
         for number, (name, curve) in enumerate(curves.items()):

@@ -226,7 +226,7 @@ def start_previous(params: Any) -> dict[str, Any]:
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    args = base.arguments(arg, algorithm="rloo", kl=-1.0, learning_rate=1e-3)
+    args: Config = base.arguments(arg, algorithm="rloo", kl=-1.0, learning_rate=1e-3)
     if args.algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm={args.algorithm!r} is unknown; {did_you_mean(args.algorithm, ALGORITHMS)}")
     make, usual = ALGORITHMS[args.algorithm]

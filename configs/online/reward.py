@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import base as offline
 from configs.online import base
 from prefjax import recipe
+from prefjax.config import Config
 from prefjax.losses import reward
 from prefjax.metrics import preference
 from prefjax.views import language as views
@@ -19,7 +20,7 @@ from prefjax.views import language as views
 def get_config(arg: str | None = None) -> ConfigDict:
     args = base.arguments(arg)
     term = recipe.term(views.scored_pairs, reward.bradley_terry, metrics=preference.reward_model)
-    config = offline.stage(
+    config: Config = offline.stage(
         "proxy_reward",
         args,
         kind="pairs",

@@ -150,7 +150,7 @@ def arrays(
             )
         return shaped(policy.logps(rollout, policy.carry[name]))
 
-    def preferred() -> jax.Array:
+    def preferred() -> Any:
         return jax.nn.sigmoid(pairs.differences(jnp.asarray(scores["scores"]))) if preferences is None else preferences
 
     carried = {name: value for name, value in policy.carry.items() if name not in ("reference", "previous")}
@@ -171,7 +171,9 @@ def arrays(
             "previous_logps": lambda: under("previous").sum(-1),
             "values": lambda: shaped(policy.values(rollout)),
             "preferences": preferred,
-            "win_rates": lambda: selection.win_rates(jnp.asarray(named["preferences"]), where=response_mask),
+            "win_rates": lambda: selection.win_rates(
+                jnp.asarray(named["preferences"]), where=jnp.asarray(response_mask)
+            ),
         }
     )
     return named

@@ -8,9 +8,10 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from prefjax.data.gold import evaluate
@@ -59,7 +60,7 @@ def followup(
     positive: tuple[str, ...],
     negative: tuple[str, ...],
     workdir: str | None = None,
-    normalize: str = "tokens",
+    normalize: Literal["tokens", "none"] = "tokens",
 ) -> np.ndarray:
     """How much likelier a happy user's next turn is after the response than an unhappy one's.
 
@@ -68,14 +69,17 @@ def followup(
       workdir: run whose language model reads them; None is the carried reference.
     """
     ends = [models.continuations(rollout, texts, workdir) for texts in (positive, negative)]
-    (good, good_lengths), (bad, bad_lengths) = ends
+    (good, good_lengths), (bad, bad_lengths) = (map(jnp.asarray, end) for end in ends)
     return np.asarray(followups.followup_reward(good, bad, good_lengths, bad_lengths, normalize=normalize))
 
 
-def density_ratio(rollout: Rollout, *, strong: str, weak: str, normalize: str = "none") -> np.ndarray:
+def density_ratio(
+    rollout: Rollout, *, strong: str, weak: str, normalize: Literal["none", "tokens"] = "none"
+) -> np.ndarray:
     """log pi_strong(y | x) - log pi_weak(y | x) of the language models of two runs: a reward without training."""
-    better, worse = (models.logps(rollout, workdir) for workdir in (strong, weak))
-    return np.asarray(ratios.density_ratio(better, worse, where=rollout.samples.mask, normalize=normalize))
+    better, worse = (jnp.asarray(models.logps(rollout, workdir)) for workdir in (strong, weak))
+    mask = jnp.asarray(rollout.samples.mask)
+    return np.asarray(ratios.density_ratio(better, worse, where=mask, normalize=normalize))
 
 
 def implicit(rollout: Rollout, *, beta: float = 0.1, reference: str | None = None) -> np.ndarray:
@@ -101,8 +105,8 @@ def centred(rollout: Rollout, *, score: Any, quantile: float = 0.85, num_samples
     )
     texts = texts_of(samples, rollout.policy.tokenizer)
     others = dataclasses.replace(rollout, samples=samples, texts=texts)
-    baseline = transforms.reference_quantile(np.asarray(score(others)).reshape(-1, num_samples), quantile=quantile)
-    return np.asarray(transforms.lsc(np.asarray(score(rollout)), np.repeat(baseline, rollout.size)))
+    baseline = transforms.reference_quantile(jnp.asarray(score(others)).reshape(-1, num_samples), quantile=quantile)
+    return np.asarray(transforms.lsc(jnp.asarray(score(rollout)), jnp.repeat(baseline, rollout.size)))
 
 
 def clipped(rollout: Rollout, *, score: Any, low: float = -5.0, high: float = 5.0) -> np.ndarray:

@@ -91,10 +91,10 @@ def _against(
     ref_states = functools.cache(lambda: tokens.row_states(model, reference, batch))
 
     def kls() -> jax.Array:
-        flat = [x.reshape(-1, x.shape[-1]) for x in (ref_states(), states())]
+        ref_flat, flat = (x.reshape(-1, x.shape[-1]) for x in (ref_states(), states()))
         ref_head, head = model.unembed(reference), model.unembed(params)
         rows = token_kls(
-            *flat, ref_head.kernel, head.kernel, bias=ref_head.bias, ref_bias=head.bias, softcap=head.softcap
+            ref_flat, flat, ref_head.kernel, head.kernel, bias=ref_head.bias, ref_bias=head.bias, softcap=head.softcap
         )
         return per_token(rows.reshape(batch["tokens"].shape))
 
