@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from configs.online import base
 from prefjax import recipe, train
-from prefjax.config import did_you_mean, ref
+from prefjax.config import Config, did_you_mean, ref
 from prefjax.losses import language, policy, policy_divergence, policy_imitation, policy_sequence, policy_terms
 from prefjax.losses.preference import anchored, consistency, games, paired
 from prefjax.metrics import rollouts as metrics
