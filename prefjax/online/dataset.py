@@ -385,7 +385,8 @@ class Rounds:
 
     def get_state(self) -> bytes:
         """All that the rounds are, the minibatches of the present one that are still to come included."""
-        about = {**self._identity, **self._at, "counts": self._counts, "metrics": self._metrics}
+        timeless = {name: value for name, value in self._metrics.items() if not name.startswith("speed/")}
+        about = {**self._identity, **self._at, "counts": self._counts, "metrics": timeless}
         arrays: dict[str, Any] = {f"{i}/{name}": x for i, part in enumerate(self._pending) for name, x in part.items()}
         out = io.BytesIO()
         np.savez(out, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
