@@ -1,0 +1,49 @@
+"""What a step of a config takes on devices that one does not have: memory, FLOPs, collectives, expected time.
+
+  python -m experiments.plan --devices=v5p-256 --config=configs/preference/dpo.py --config.mesh.fsdp=128 \\
+      --config.mesh.data=1 --config.data.rows=256
+  python -m experiments.plan --devices=h100-64 --config=configs/preference/dpo_lora.py --config.mesh.fsdp=8
+
+The step is compiled on this machine's CPU for as many fake devices; no parameter is made. Memory is that of the program
+which the CPU compiler makes: matrix products in bfloat16 may hold float32 copies there that other devices do not.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import common
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A config file, with its arguments after a colon.", lock_config=True
+)
+_DEVICES = flags.DEFINE_string("devices", None, "Kind and number, such as v5p-256, v5e-16, h100-64.", required=True)
+_EFFICIENCY = flags.DEFINE_float("efficiency", 0.5, "Share of the peak that matrix products reach.")
+
+
+def main(argv: list[str]) -> None:
+    common.no_arguments(argv)
+    # Before jax looks for devices
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    from prefjax import plan
+
+    kind, count = plan.parse(_DEVICES.value)
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", count)
+    from prefjax import loop, mesh
+
+    config = loop.resolve(_CONFIG.value)
+    with tempfile.TemporaryDirectory() as folder:
+        made = plan.make(config, pathlib.Path(folder), chip=plan.CHIPS[kind], efficiency=_EFFICIENCY.value)
+    print(plan.table(made, kind, plan.CHIPS[kind], mesh.make_mesh(config.mesh).shape), flush=True)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    common.run(main)

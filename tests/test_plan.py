@@ -1,0 +1,87 @@
+"""The planner counts what is known: products by hand, loops as often as they run, collectives of a known program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from prefjax import loop, mesh, plan, recipe
+from prefjax.config import ref
+from prefjax.data.gold import dataset as gold
+from prefjax.losses.preference import paired
+from prefjax.models.decoder import decoder
+from prefjax.optim import recipes
+from prefjax.views import language
+
+
+def flops(fn, *shapes):
+    return plan.matmul_flops(jax.make_jaxpr(fn)(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)))
+
+
+def test_products_and_loops_are_counted():
+    assert flops(jnp.matmul, (3, 4), (4, 5)) == 2 * 3 * 4 * 5
+    assert flops(lambda a, b: jnp.einsum("bij,bjk->bik", a, b), (7, 3, 4), (7, 4, 5)) == 7 * 2 * 3 * 4 * 5
+
+    def repeated(x, w):
+        return jax.lax.scan(lambda c, _: (c @ w, None), x, None, length=6)[0]
+
+    assert flops(jax.jit(repeated), (3, 4), (4, 4)) == 6 * 2 * 3 * 4 * 4
+    both = jax.grad(lambda x, w: jnp.sum(x @ w), argnums=(0, 1))
+    assert flops(both, (3, 4), (4, 5)) in (2 * 60 * 2, 3 * 60 * 2)  # the forward product may be dead
+    branches = lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x @ w @ w)  # noqa: E731
+    assert flops(branches, (3, 4), (4, 4)) == 2 * 2 * 3 * 4 * 4
+
+
+def test_collectives_in_a_loop_count_as_often_as_it_runs():
+    grid = mesh.make_mesh({"data": 1, "tensor": 4}, jax.devices()[:4])
+    place = lambda *axes: NamedSharding(grid, PartitionSpec(*axes))  # noqa: E731
+
+    def run(x, w):
+        def body(c, _):
+            return jax.lax.with_sharding_constraint(jnp.tanh(c) @ w, place()), None
+
+        return jax.lax.scan(body, x, None, length=5)[0]
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 16), (16, 16))]
+    jitted = jax.jit(run, in_shardings=(place(), place("tensor", None)), out_shardings=place())
+    found = plan.collective_bytes(jitted.lower(*shapes).compile().as_text())
+    assert found["all-reduce"] == 5 * 8 * 16 * 4  # what is gathered once, before or after, is left to the compiler
+
+
+def test_names_of_slices():
+    assert plan.parse("v5p-256") == ("v5p", 128)
+    assert plan.parse("h100-8") == ("h100", 8)
+    with pytest.raises(ValueError, match="did you mean 'v5p'"):
+        plan.parse("v5q-8")
+    with pytest.raises(ValueError, match="such as v5p-256"):
+        plan.parse("h100")
+
+
+def test_plan_of_a_step(tmp_path):
+    config = recipe.config(
+        data=ref(gold.dataset, size=40, eval_size=2, rows=8, row_length=64),
+        model=ref(decoder, hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64),
+        objective={"dpo": recipe.term(language.pairs, paired.dpo)},
+        optimizer=ref(recipes.adamw, learning_rate=1e-3),
+        reference=True,
+        mesh={"data": 1, "fsdp": 4, "tensor": 1},
+    )
+    made = plan.make(loop.resolve(config), tmp_path, chip=plan.CHIPS["v5p"])
+    vocab = made.parameters // 2 - 2 * (4 * 32 * 32 + 3 * 32 * 64 + 64) - 32
+    assert vocab % (2 * 32) == 0 and made.devices == 4 and made.tokens == 8 * 64
+    # policy, reference and two moments; nearly all of it is cut in four
+    assert made.state == pytest.approx(4 * made.parameters / 2 * 4 / 4, rel=0.1)
+    # a policy pass is three forward passes, and the reference a fourth; attention and head come on top
+    body = 2 * made.tokens * 2 * (4 * 32 * 32 + 3 * 32 * 64)
+    assert 4 * body < made.flops < 14 * body
+    assert made.collectives and all(size > 0 for size in made.collectives.values())
+    low, high = made.seconds
+    assert 0 < low < high and made.compute == pytest.approx(made.flops / 4 / (459e12 / 2))
+    text = plan.table(made, "v5p", plan.CHIPS["v5p"], {"fsdp": 4})
+    assert "memory a device" in text and "does not fit" not in text
+    small = plan.table(made, "v5p", plan.Chip(1.0, 1.0, 1.0, 1.0), {"fsdp": 4})
+    assert "does not fit" in small
+    with pytest.raises(ValueError, match=r"efficiency=2"):
+        plan.make(config, tmp_path, chip=plan.CHIPS["v5p"], efficiency=2)
+    assert np.isfinite([low, high]).all()
