@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from prefjax import checkpoint, debug, leaves, mesh, recipe, reference, rundir, train, writers
 from prefjax.config import Config, build
-from prefjax.models import huggingface, lora, sharding
+from prefjax.models import huggingface, lora, placement, sharding
 from prefjax.objective import Accumulated, Objective
 from prefjax.ops.masked import Mean
 from prefjax.progress import Progress
@@ -72,7 +72,7 @@ class Run:
 
     @functools.cached_property
     def _eval_step(self) -> Any:
-        return jax.jit(train.make_eval(self.eval_objective))
+        return jax.jit(placement.on(self.mesh, train.make_eval(self.eval_objective)))
 
 
 def fit(
@@ -309,7 +309,8 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
     data = run.dataset.train(config.seed, jax.process_index(), jax.process_count())
     if data_state is not None:
         data.set_state(data_state)
-    step_fn = jax.jit(train.make_step(run.objective, run.tx, refresh_of(config)), donate_argnums=0)
+    update = train.make_step(run.objective, run.tx, refresh_of(config))
+    step_fn = jax.jit(placement.on(run.mesh, update), donate_argnums=0)
     out = writers.make(config.writers, run.workdir, step=first, config=config)
     bar = Progress(config.steps, initial=first)
     meta = {"config": rundir.plain(config), "seed": config.seed, "versions": rundir.versions()}

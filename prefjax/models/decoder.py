@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from prefjax.config import did_you_mean
-from prefjax.models import attention, layers, rope
+from prefjax.models import attention, layers, placement, rope
 
 Params = Any
 
@@ -359,7 +359,8 @@ class _Spec:
 
         def layer(x, layer_params, context, index):
             block = nnx.merge(self.block, nnx.State(layer_params))
-            return block(x, context.table, lambda q, k, v: (self._attend(q, k, v, context.mask, causal=True), None))[0]
+            mix = lambda q, k, v: (self._attend(q, k, v, context.mask, causal=True), None)  # noqa: E731
+            return placement.rows(block(placement.rows(x), context.table, mix)[0])
 
         x = self._run(layer, ends.embedded(tokens, positions), params["layers"], contexts)
         return ends.norm(x)
