@@ -56,7 +56,8 @@ def data(
     kind = {"cycles": "pairs", "siblings": "pairs", "prefixes": "lists"}.get(kind, kind)
     if kind == "pairs" and rewrite is None:
         made["rewrite"] = ref(rewrites.decided)
-    rows = {"rows": 4, "row_length": 256 * wide} if args.runlocal else {"rows": 8, "row_length": 384 * wide}
+    length = 256 if args.runlocal else 384  # of a record as it was read; what is made of it may take `wide` times that
+    rows = {"rows": 4 if args.runlocal else 8, "row_length": length * wide, "max_length": length}
     limit = 128 if args.runlocal else None
     tokenizer = "bpe:512" if args.runlocal else "bpe:4096"
     return ref(

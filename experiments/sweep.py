@@ -27,8 +27,8 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs, the
 _DATA = flags.DEFINE_string("data", None, "A file or folder of pairs; the gold world with flipped labels by default.")
 _CONFIGS = flags.DEFINE_list("configs", None, "With --data: configs to train, such as preference/dpo,reward/margin.")
 _NOISES = flags.DEFINE_list("noises", ["0", "0.2", "0.4"], "Shares of flipped labels.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each run; 0 is 160 on the gold world, the config's own on files.")
-_PAIRS = flags.DEFINE_integer("pairs", 800, "Training pairs of the gold world: few, so that flips can be memorised.")
+_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each run; 0 is 120 on the gold world, the config's own on files.")
+_PAIRS = flags.DEFINE_integer("pairs", 600, "Training pairs of the gold world: few, so that flips can be memorised.")
 _LOCAL = flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which shows nothing.")
 
 Outcome = Mapping[str, Any]
@@ -107,17 +107,21 @@ def on_gold(folder: pathlib.Path, noises: Sequence[float]) -> Iterator[Outcome]:
 
     local = "runlocal" if _LOCAL.value else "steps=250"
     start = loop.fit(sft.get_config(local), folder / "sft")
-    steps = _STEPS.value or (3 if _LOCAL.value else 160)
+    steps = _STEPS.value or (3 if _LOCAL.value else 120)
     runs = [(entry, noise) for entry in entries() for noise in noises]
     world = functools.lru_cache(functools.partial(gold_data, start))
     step_of = functools.lru_cache(functools.partial(make_step, start, steps=steps))
+    measure_of = functools.lru_cache(functools.partial(make_measure, start))
     with Progress(len(runs)) as bar:
         for index, (entry, noise) in enumerate(runs, 1):
             path = folder / "runs" / f"{entry.name.replace(', ', '_')}_{noise:g}.json"
             # A loss that does not know the flips is compiled once for all of them.
             known = noise if "label_smoothing" in entry.loss(noise).keywords else 0.0
             outcome = kept(
-                path, lambda e=entry, n=noise, k=known: train_gold(start, e, n, world(n), step_of(e, k), steps)
+                path,
+                lambda e=entry, n=noise, k=known: train_gold(
+                    start, e, n, world(n), step_of(e, k), measure_of(e.reference), steps
+                ),
             )
             bar.update(index, loss=outcome["loss"], tokens=0)
             yield outcome
@@ -173,16 +177,34 @@ def make_step(start: Any, entry: Entry, noise: float, *, steps: int) -> tuple[An
     return tx, jax.jit(train.make_step(compose(view, entry.loss(noise)), tx))
 
 
+def make_measure(start: Any, reference: bool) -> Any:
+    """(params, batch) -> margins and changes of log-probs of its pairs, compiled."""
+    import jax
+
+    from prefjax import evaluation
+    from prefjax.metrics import preference
+    from prefjax.views import language
+
+    margin = preference.reward_margins if reference else preference.average_margins
+
+    @jax.jit
+    def measure(params: Any, batch: Any) -> dict[str, Any]:
+        named = language.pairs(params, {}, batch, jax.random.key(0), model=start.model)
+        return evaluation.pair_arrays(named, margin)
+
+    return measure
+
+
 def train_gold(
-    start: Any, entry: Entry, noise: float, data: tuple[Any, Any], made: tuple[Any, Any], steps: int
+    start: Any, entry: Entry, noise: float, data: tuple[Any, Any], made: tuple[Any, Any], measure: Any, steps: int
 ) -> Outcome:
     """Trains from the supervised policy and counts the true pairs that the policy's own margin gets right."""
     import jax
+    import numpy as np
 
-    from prefjax import evaluation, train
+    from prefjax import train
     from prefjax.data import iterate
-    from prefjax.metrics import preference
-    from prefjax.views import language
+    from prefjax.metrics import statistics
 
     (training, true), (tx, step) = data, made
     state = train.init_state(start.state.params, tx)
@@ -190,20 +212,21 @@ def train_gold(
     metrics: Mapping[str, Any] = {}
     for index in range(steps):
         state, metrics = step(state, next(batches), jax.random.key(index))
-    view = functools.partial(language.pairs, model=start.model)
-    margin = preference.reward_margins if entry.reference else preference.average_margins
-    found = evaluation.pair_scores(view, state.params, {}, true.eval(), jax.random.key(0), margin=margin)
-    assert found.chosen_change is not None and found.rejected_change is not None
+    parts = [
+        {name: np.asarray(x)[batch["example_mask"].ravel()] for name, x in measure(state.params, batch).items()}
+        for batch in true.eval()
+    ]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {
         "objective": entry.name,
         "noise": noise,
         "steps": steps,
         "loss": float(metrics["loss"]),
-        "accuracy": list(found.accuracy[:3]),
-        "count": len(found.margins),
-        "right": [int(m > 0) for m in found.margins],
-        "chosen_change": float(found.chosen_change.mean()),
-        "rejected_change": float(found.rejected_change.mean()),
+        "accuracy": list(statistics.pair_accuracy(found["margins"])[:3]),
+        "count": len(found["margins"]),
+        "right": [int(m > 0) for m in found["margins"]],
+        "chosen_change": float(found["chosen_change"].mean()),
+        "rejected_change": float(found["rejected_change"].mean()),
     }
 
 

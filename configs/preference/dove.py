@@ -14,4 +14,4 @@ from prefjax.losses.preference import joint
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    return base.paired("dove", arg, ref(joint.dove, beta=0.1), derive=derive.joint)
+    return base.paired("dove", arg, ref(joint.dove, beta=0.1), derive=derive.joint, wide=2)

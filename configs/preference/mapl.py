@@ -23,4 +23,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         for name, loss in (("intra", reward_prompts.mapl_intra_dpo), ("inter", reward_prompts.mapl_inter_dpo))
     }
     dpo = ref(paired.dpo, beta=0.1)
-    return base.paired("mapl", arg, dpo, options={"parts": parts}, more=more, derive=derive.other_prompts, wide=2)
+    return base.paired("mapl", arg, dpo, options={"parts": parts}, more=more, derive=derive.other_prompts, wide=3)

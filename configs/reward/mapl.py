@@ -22,5 +22,5 @@ def get_config(arg: str | None = None) -> ConfigDict:
     }
     options = {"parts": parts}
     return base.reward_model(
-        "mapl", arg, reward.bradley_terry, options=options, more=more, derive=derive.other_prompts, wide=2
+        "mapl", arg, reward.bradley_terry, options=options, more=more, derive=derive.other_prompts, wide=3
     )
