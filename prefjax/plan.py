@@ -17,7 +17,7 @@ import numpy as np
 
 from prefjax import loop, mesh, recipe, train
 from prefjax.config import build, did_you_mean
-from prefjax.models import sharding
+from prefjax.models import placement, sharding
 from prefjax.models.quantized import bytes_of
 
 
@@ -193,7 +193,7 @@ def make(config: Any, workdir: Any, *, chip: Chip, efficiency: float = 0.5) -> P
         example = {**example, "ref_logps": np.zeros(example["response_mask"].shape, np.float32)}
         where["ref_logps"] = where["response_mask"]
     batch = {name: _shape(np.asarray(x)) for name, x in example.items()}
-    step = train.make_step(objective, tx, loop.refresh_of(config))
+    step = placement.on(grid, train.make_step(objective, tx, loop.refresh_of(config)))
     flops = matmul_flops(jax.make_jaxpr(step)(shapes, batch, key))
     jitted = jax.jit(step, in_shardings=(placed, where, None), out_shardings=(placed, None), donate_argnums=0)
     compiled = jitted.lower(shapes, batch, key).compile()

@@ -7,6 +7,7 @@ copy of the parameters is needed in the step.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -22,7 +23,7 @@ from jax.sharding import Mesh
 from prefjax import leaves, mesh, rundir
 from prefjax.data import iterate, packing
 from prefjax.data.reference_store import ReferenceStore, keys_of
-from prefjax.models import lora
+from prefjax.models import lora, placement
 from prefjax.models.decoder import LanguageModel
 from prefjax.views import language
 
@@ -124,6 +125,7 @@ def _fill(store: ReferenceStore, todo: list[Any], layout: Any, model: Any, param
     keys, new = keys_of(corpus), {}
 
     @jax.jit
+    @functools.partial(placement.on, grid)
     def step(params: Any, batch: Any) -> dict[str, jax.Array]:
         named = language.lists(params, {}, batch, jax.random.key(0), model=model)
         return {name: named[name] for name in ("list_logps", "example_ids", "example_mask")}

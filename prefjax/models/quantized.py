@@ -23,7 +23,7 @@ BLOCK = 64
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Quantized:
-    """A matrix [..., inputs, outputs] in few bits; used in the place of an array, it is asked `astype` before a product.
+    """A matrix [..., inputs, outputs] in few bits; where it stands for an array, `astype` comes before a product.
 
     Attributes:
       values: int8 [..., inputs, outputs], or uint8 [..., inputs / 2, outputs], two entries a byte.
