@@ -60,8 +60,8 @@ def test_real_data_need_their_folder(monkeypatch):
 
 def test_a_case_measured_in_its_own_process(tmp_path):
     case = "dpo:vocab=64:hidden=16:layers=1:heads=2:intermediate=16:examples=2:prompt=3:response=5"
-    row = bench.measure(case, peer=None, steps=2, warmup=1)
-    assert row["tokens_per_s"] == pytest.approx(2 * 2 * 8 / row["step_s"], rel=0.5)
+    row = bench.measure(case, peer=None, steps=1, warmup=1)
+    assert row["tokens_per_s"] == pytest.approx(2 * 2 * 8 / row["step_s"])
     assert row["peak_mb"] > 50 and row["compile_s"] > 0 and 0 < row["utilisation"] < 1
     table = bench.markdown([row])
     assert case in table and "peer" not in table

@@ -63,7 +63,8 @@ def attend(
     q = q.reshape(batch, groups, heads // groups, length, head_dim)
     q, k, v = (jnp.pad(x, (*((0, 0),) * (x.ndim - 2), (0, extra), (0, 0))) for x in (q, k, v))
     mask = jnp.pad(mask, ((0, 0), (0, extra), (0, extra)))
-    return _attend(plan, q, k, v, mask)[..., :length, :].reshape(batch, heads, length, head_dim)
+    out: jax.Array = _attend(plan, q, k, v, mask)
+    return out[..., :length, :].reshape(batch, heads, length, head_dim)
 
 
 class _State(NamedTuple):

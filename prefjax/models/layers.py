@@ -93,6 +93,9 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((size,), cfg.param_dtype)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.checkpoint(self._normed)(x)  # for the backward pass x alone is kept
+
+    def _normed(self, x: jax.Array) -> jax.Array:
         y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.centred:
             y = y - jnp.mean(y, axis=-1, keepdims=True)
@@ -152,7 +155,7 @@ class Mlp(nnx.Module):
         act = ACTIVATIONS[self.activation]
         if self.gate is None:
             return jax.checkpoint(lambda up: self.down(act(up)))(self.up(x))
-        # Kept for the backward pass are the two products alone; what lies between is cheaper to make again than to store
+        # For the backward pass the two products alone are kept; what lies between is cheaper to make again
         return jax.checkpoint(lambda gate, up: self.down(act(gate) * up))(self.gate(x), self.up(x))
 
 
