@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import scipy.special
 
 from prefjax.data.gold import responses, reward, tasks, vocab
 from prefjax.transforms import execution
@@ -158,7 +157,7 @@ def contests(records: Records, *, field: str = "gold", temperature: float = 0.1)
     values = np.zeros(exists.shape)
     values[exists] = np.concatenate([np.asarray(_field(record, field), float) for record in records])
     gaps = (values[:, :, None] - values[:, None, :]) / temperature
-    rates = np.asarray(jax.jit(win_rates)(scipy.special.expit(gaps), where=exists))
+    rates = np.asarray(jax.jit(win_rates)(jax.nn.sigmoid(gaps), where=exists))
     scores = (gaps * exists[:, None, :]).sum(2) / np.maximum(counts - 1, 1)[:, None]
     out = []
     for record, count, rate, score in zip(records, counts, rates, scores, strict=True):
