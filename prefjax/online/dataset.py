@@ -231,9 +231,12 @@ class Online:
         preferences = None
         if self.recipe.preference is not None:
             preferences = np.asarray(self.recipe.preference(rollout, table["scores"]))
-        picks, named = self.learned(rollouts.arrays(rollout, table, exists, preferences=preferences))
+        seen = rollouts.arrays(rollout, table, exists, preferences=preferences)
+        picks, named = self.learned(seen)
         made = batches.corpus(rollout, picks, named, self.recipe.keep, ids)
-        metrics = _metrics(rollout, named, table, exists)
+        metrics = _metrics(
+            rollout, seen, table, exists
+        )  # of the reference, even where `learn` puts another one in place
         return Played(made, metrics, failures + failed, rollout, ids, time.monotonic() - began)
 
 

@@ -1,5 +1,6 @@
 """Rounds in the loop: resumed bit for bit in the middle of one, the same on any mesh, robust to what fails."""
 
+import functools
 import json
 import pathlib
 
@@ -10,9 +11,10 @@ import pytest
 from configs.online import algorithms
 from prefjax import loop
 from prefjax.config import ref
+from prefjax.generate import language
 from prefjax.models import decoder
 from prefjax.online import dataset as online
-from prefjax.online import scorers
+from prefjax.online import samplers, scorers
 
 TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
 
@@ -91,6 +93,50 @@ def test_failures_are_counted_recorded_and_survived(tmp_path):
     assert "the grader is down" in broken[0]["detail"]
     assert row["rollout/failures"] == len(lines)
     assert row["rollout/examples"] == 8 - len(broken) and np.isfinite(row["loss"])
+
+
+def test_other_models_as_rewards(whole):
+    """Models of earlier runs, opened from their workdirs, against the same sums by hand."""
+    rollout = whole.dataset.play(np.arange(2), False, jax.random.key(5)).rollout
+    own, samples = str(whole.workdir), rollout.samples
+    assert not scorers.density_ratio(rollout, strong=own, weak=own).any()
+    implicit = scorers.implicit(rollout, beta=0.5)  # to the carried reference
+    ref = rollout.policy.logps(rollout, rollout.policy.carry["reference"])
+    np.testing.assert_allclose(implicit, 0.5 * (samples.logps - ref).sum(1), atol=1e-4)
+    assert np.abs(implicit).max() > 1e-3
+    np.testing.assert_allclose(scorers.implicit(rollout, reference=own), 0, atol=1e-5)
+
+    found = scorers.followup(rollout, positive=("gladly", "thank you"), negative=("go away",))
+    policy, ids = rollout.policy, rollout.policy.tokenizer.encode
+    for row in (0, 5):
+        response = samples.responses()[row]
+        before = np.concatenate([rollout.repeated_tokens[row], response[: len(response) - int(samples.finished[row])]])
+
+        def mean(text, before=before):
+            tokens = np.asarray([ids(text)])
+            count = np.asarray([tokens.shape[1]])
+            reference = policy.carry["reference"]
+            return language.response_logps(policy.model, reference, [before], tokens, count).sum() / count[0]
+
+        expected = (mean("gladly") + mean("thank you")) / 2 - mean("go away")
+        assert found[row] == pytest.approx(expected, abs=1e-4)
+
+    centred = scorers.centred(rollout, score=scorers.gold, num_samples=4)
+    assert (centred < 0).all()
+    order = np.argsort(scorers.gold(rollout)[:4], kind="stable")
+    assert (np.diff(centred[:4][order]) >= -1e-6).all()  # a monotone transform within a prompt
+
+
+def test_a_prompt_that_cannot_be_sampled_is_left_out(whole):
+    """Its responses have length 0; the others are as if it had been sampled alone."""
+    policy = whole.dataset.policy
+    prompts = [np.asarray([5, 6]), np.asarray([99_999]), np.asarray([7])]
+    sample = functools.partial(samplers.own, num_samples=4, max_new_tokens=8)
+    samples, failures = online._sampled(sample, policy, prompts, jax.random.key(0))
+    assert [(f.prompt, f.reason) for f in failures] == [(1, "generation")] and "vocabulary" in failures[0].detail
+    assert samples.lengths[4:8].tolist() == [0] * 4 and (samples.lengths[[0, 11]] > 0).all()
+    with pytest.raises(RuntimeError, match="no prompt of the round could be answered"):
+        online._sampled(sample, policy, prompts[1:2], jax.random.key(0))
 
 
 def test_states_of_other_rounds_are_refused(whole):
