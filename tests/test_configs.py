@@ -31,9 +31,10 @@ def test_docstring_holds_the_launch_line(name):
 
 
 def through_the_loop(name: str) -> bool:
-    """Data that only the loop can feed (online rounds, frozen features), and one config of each way to carry state."""
+    """Data that only the loop can feed, models other than the decoder, and one config of each way to carry state."""
     folder, stem = name.split("/")[1:]
-    return folder not in ("preference", "reward") or stem.startswith("features_") or stem in WHOLE
+    own_data = folder not in ("preference", "reward") or stem.startswith("features_")
+    return own_data or stem in WHOLE or module(name).get_config().model.fn != "prefjax.models.decoder:decoder"
 
 
 WHOLE = ("dpo", "dpo_lora", "bco", "sparse_po", "bradley_terry")
