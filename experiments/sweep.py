@@ -262,7 +262,7 @@ def draw(outcomes: Sequence[Outcome], path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"svg.hashsalt": "sweep", "font.size": 9})
+    plt.rcParams.update({"svg.hashsalt": "sweep", "svg.fonttype": "none", "font.size": 9})
     figure, axis = plt.subplots(figsize=(6.4, 4.0))
     names = list(dict.fromkeys(o["objective"] for o in outcomes))
     for place, name in enumerate(names):
