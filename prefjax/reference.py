@@ -91,7 +91,7 @@ def attach(
     Raises:
       ValueError: data without responses, or something to compute in a run of several processes.
     """
-    corpora = [getattr(dataset, name, None) for name in ("training", "held_out")]
+    corpora: list[Any] = [getattr(dataset, name, None) for name in ("training", "held_out")]
     if not all(isinstance(corpus, packing.Corpus) for corpus in corpora) or not dataset.layout.responses:
         raise ValueError("reference_store needs data of prompts and responses that are known before training")
     reference = None if known is not None else params()
