@@ -245,18 +245,23 @@ def test_init_from_a_hugging_face_folder_and_back(whole, tmp_path):
         loop.assemble(loop.resolve(stage), tmp_path / "other")
 
 
+def assert_same_numbers(workdir, expected):
+    for ours, theirs in zip(trace(workdir), trace(expected), strict=True):
+        if theirs["step"] == 1:  # the policy is its reference: which of two margins of 0 is larger is rounding
+            ours, theirs = ({k: v for k, v in row.items() if k != "rewards/accuracies"} for row in (ours, theirs))
+        assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-4)
+
+
 @pytest.mark.parametrize("shape", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_the_mesh_does_not_change_the_numbers(whole, tmp_path, shape):
     run = loop.fit(config(mesh={"data": 1, "fsdp": 1, "tensor": 1, **shape}), tmp_path)
-    for ours, theirs in zip(trace(tmp_path), trace(whole.workdir), strict=True):
-        assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-4)
+    assert_same_numbers(tmp_path, whole.workdir)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), run.state.params, whole.state.params)
 
 
 def test_accumulation_does_not_change_the_numbers(whole, tmp_path):
     loop.fit(config(accumulate=4), tmp_path)
-    for ours, theirs in zip(trace(tmp_path), trace(whole.workdir), strict=True):
-        assert ours == pytest.approx(theirs, rel=2e-4, abs=2e-4)
+    assert_same_numbers(tmp_path, whole.workdir)
 
 
 def test_nan_stops_with_the_examples_and_a_bundle(tmp_path):

@@ -100,7 +100,9 @@ def test_lists_are_the_same_one_by_one():
     texts = [responses.sample(np.random.default_rng(i), p) for i, p in enumerate(PROMPTS)]
     many = reward.gold_reward(PROMPTS, texts)
     for index, (prompt, text) in enumerate(zip(PROMPTS, texts, strict=True)):
-        assert {name: values[index] for name, values in many.items()} == reward.gold_reward(prompt, text)
+        assert {name: values[index] for name, values in many.items()} == pytest.approx(
+            reward.gold_reward(prompt, text), rel=1e-12
+        )
     same = reward.gold_reward(PROMPTS[0], texts)
     assert same["total"].shape == (len(texts),)
     assert reward.gold_reward([], [])["total"].shape == (0,)

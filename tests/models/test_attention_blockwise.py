@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from prefjax.models import attention, blockwise
+from tests import jaxprs
 
 B, H, T, D = 2, 4, 40, 8
 
@@ -61,13 +62,8 @@ def test_no_square_array_is_kept_or_made(looped):
     def grad(q):
         return jax.grad(lambda q: blockwise.attend(q, q, q, mask, scale=1.0, block=64, looped=looped).sum())(q)
 
-    def floats(jaxpr):
-        for eqn in jaxpr.eqns:
-            yield from (v.aval.size for v in eqn.outvars if jnp.issubdtype(v.aval.dtype, jnp.floating))
-            for inner in jax.core.jaxprs_in_params(eqn.params):
-                yield from floats(inner)
-
-    assert max(floats(jax.make_jaxpr(grad)(x).jaxpr)) <= 64 * (64 if looped else 512)
+    made = [v.aval for eqn in jaxprs.equations(jax.make_jaxpr(grad)(x).jaxpr) for v in eqn.outvars]
+    assert max(a.size for a in made if jnp.issubdtype(a.dtype, jnp.floating)) <= 64 * (64 if looped else 512)
 
 
 def test_pairs_of_blocks_that_see_nothing_are_skipped():

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from prefjax.ops import logprobs
 from prefjax.ops.logprobs import STATS, default_chunk, row_logps, seq_logps, token_logps, token_stats
+from tests import jaxprs
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 N, D, V = 13, 6, 17
@@ -184,14 +185,8 @@ def test_reverse_over_reverse_when_chunked_and_forward_mode_when_not():
 
 def largest(fn, *args):
     """Entries of the largest array that a jaxpr, with all jaxprs inside, makes."""
-
-    def walk(jaxpr):
-        for eqn in jaxpr.eqns:
-            yield from (v.aval.size for v in eqn.outvars if hasattr(v.aval, "size"))
-            for inner in jax.core.jaxprs_in_params(eqn.params):
-                yield from walk(inner)
-
-    return max(walk(jax.make_jaxpr(fn)(*args).jaxpr))
+    made = jaxprs.equations(jax.make_jaxpr(fn)(*args).jaxpr)
+    return max(v.aval.size for eqn in made for v in eqn.outvars if hasattr(v.aval, "size"))
 
 
 def test_full_logits_are_never_alive_when_chunked():
