@@ -86,7 +86,10 @@ def main(argv: list[str]) -> None:
             trusted = float(rewards["proxy"][rewards["gold"].argmax()])
         print(frontier_figure.line(name, curves[name]), flush=True)
     frontier_figure.draw(folder / f"{figure}.png", curves, best, figure)
-    data = {name: {"kl": c.kl.tolist(), **{k: v.tolist() for k, v in c.rewards.items()}} for name, c in curves.items()}
+    data = {
+        name: {"kl": c.kl.tolist(), **{k: v.tolist() for k, v in c.rewards.items()}}
+        for name, c in {"best of n": best, **curves}.items()
+    }
     (folder / f"{figure}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     print(f"figure: {folder / figure}.png, done in {time.monotonic() - began:.0f} s", flush=True)
 

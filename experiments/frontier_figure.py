@@ -40,7 +40,8 @@ def draw(path: str | pathlib.Path, curves: Mapping[str, Curve], best: Curve, fig
             style = STYLES[number // 10 % len(STYLES)]
             colour = colours[number % 10]
             axis.plot(curve.kl, curve.rewards[panel], style, color=colour, marker="o", ms=3, lw=1.4, label=name)
-        axis.set_xscale("symlog", linthresh=1.0)
+        if max(curve.kl.max() for curve in curves.values()) > 10:
+            axis.set_xscale("symlog", linthresh=1.0)
         axis.set_xlim(left=0)
         axis.set_xlabel("KL(policy || start), nats a response")
         axis.set_ylabel(LABELS[panel])
