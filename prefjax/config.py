@@ -81,6 +81,21 @@ def build(node: Any) -> Any:
     return node
 
 
+def completed(node: Any) -> Any:
+    """A config as plain data with options that its functions have gained since it was written, at their defaults."""
+    if isinstance(node, list | tuple):
+        return type(node)(completed(value) for value in node)
+    if not isinstance(node, Mapping | ConfigDict):
+        return node
+    items = {key: completed(value) for key, value in node.items()}
+    if "fn" not in items:
+        return items
+    try:
+        return {**ref(pkgutil.resolve_name(str(items["fn"]))).to_dict(), **items}
+    except (ImportError, AttributeError, ValueError):
+        return items  # the function is gone: `build` says so
+
+
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     """Parses the text after the colon of `--config=file.py:data=hh,runlocal` against `defaults`.
 

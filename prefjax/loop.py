@@ -98,7 +98,7 @@ def fit(
       NonFiniteLoss: the loss became NaN or infinite; names the batch's examples and a folder with all that is needed.
     """
     config = resolve(config)
-    rundir.prepare(workdir, config, resume)
+    rundir.prepare(workdir, config, resume, defaults=recipe.CONFIG)
     with checkpoints_of(config, workdir) as saved:
         run = assemble(config, workdir, begin=saved.latest() is None)
         data_state = restore(run, saved)

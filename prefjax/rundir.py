@@ -20,6 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict, FieldReference
 
 import prefjax
+from prefjax.config import completed
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +206,7 @@ def prepare(
     *,
     seed: int | None = None,
     free: Sequence[str] = FREE,
+    defaults: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
     """Makes the run's folder and records what it takes to repeat the run; refuses a folder of a different run.
 
@@ -217,6 +219,8 @@ def prepare(
       resume: whether the folder may hold an earlier start of this run.
       seed: the seed in use, `config["seed"]` if not given.
       free: glob patterns of dotted keys that may differ from the earlier start.
+      defaults: top-level fields that an earlier version may not have known; left at these, they are no difference. Nor
+        are options that a function has gained since.
 
     Raises:
       ConfigMismatch: the folder's config differs in a key that is not free; the message shows key, old and new.
@@ -228,7 +232,7 @@ def prepare(
     if again:
         if not resume:
             raise FileExistsError(f"{folder} holds a run already: pass resume=True to continue it, or another workdir")
-        _compare(path, new, free)
+        _compare(path, read_json(path), new, free, defaults or {})
     if seed is None:
         seed = new.get("seed") if isinstance(new, Mapping) else None
     start = {"seed": seed, "git": git_commit(), "versions": versions(), "command": sys.argv}
@@ -245,9 +249,14 @@ def prepare(
     return folder
 
 
-def _compare(path: pathlib.Path, new: Any, free: Sequence[str]) -> None:
-    rows = difference(read_json(path), new)
-    fixed = {key: row for key, row in rows.items() if not any(fnmatch.fnmatchcase(key, p) for p in free)}
+def _compare(path: pathlib.Path, old: Any, new: Any, free: Sequence[str], defaults: Mapping[str, Any]) -> None:
+    gained = flatten(plain(completed({**defaults, **old})))  # what the earlier version did not know, at its default
+    fixed = {
+        key: (was, now)
+        for key, (was, now) in difference(old, new).items()
+        if not any(fnmatch.fnmatchcase(key, p) for p in free)
+        and not (was is ... and key in gained and json.dumps(gained[key]) == json.dumps(now))
+    }
     if not fixed:
         return
     raise ConfigMismatch(

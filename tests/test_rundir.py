@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from prefjax import rundir
 from prefjax.config import build, ref
+from prefjax.losses.preference import paired
 from prefjax.ops import masked
 from prefjax.progress import Progress
 
@@ -75,6 +76,16 @@ def test_free_keys_may_change_and_are_written(tmp_path):
     with pytest.raises(rundir.ConfigMismatch, match="steps +200 +300"):
         rundir.prepare(tmp_path, config(steps=300, mesh={"data": 2, "fsdp": 4}, writers=()), free=())
     rundir.prepare(tmp_path, config(steps=200, seed=1, mesh={"data": 2, "fsdp": 4}, writers=()), free=("se*",))
+
+
+def test_what_a_later_version_added_is_no_difference_at_its_default(tmp_path):
+    earlier = config(loss={"fn": "prefjax.losses.preference.paired:dpo", "beta": 0.1})
+    rundir.prepare(tmp_path, earlier)
+    rundir.prepare(tmp_path, config(loss=ref(paired.dpo), store=None), defaults={"store": None})
+    for changed in (config(loss=ref(paired.dpo, label_smoothing=0.1)), config(loss=ref(paired.dpo), store="x")):
+        rundir.write_json(tmp_path / "config.json", rundir.plain(earlier))
+        with pytest.raises(rundir.ConfigMismatch, match="label_smoothing +.absent. +0.1|store +.absent. +.x"):
+            rundir.prepare(tmp_path, changed, defaults={"store": None})
 
 
 def test_resume_false_wants_a_new_folder(tmp_path):
