@@ -107,8 +107,10 @@ def main() -> None:
     if args.serve:
         print(json.dumps({"ready": torch.__version__}), flush=True)
         for _ in sys.stdin:
+            start = time.process_time()
             seconds, useful = step()
-            print(json.dumps({"seconds": seconds, "tokens": useful, **peak(args)}), flush=True)
+            cpu = time.process_time() - start
+            print(json.dumps({"seconds": seconds, "cpu": cpu, "tokens": useful, **peak(args)}), flush=True)
         return
     done = [step() for _ in range(args.steps)]
     print(json.dumps({"seconds": [x for x, _ in done], "tokens": [x for _, x in done], **peak(args)}))

@@ -44,22 +44,30 @@ class Clock(TrainerCallback):
     """Times each step; with `serve`, waits for a line of standard input before it."""
 
     def __init__(self, serve: bool, useful: list[int], size: int, warmup: int):
-        self.serve, self.useful, self.size, self.skip, self.done, self.start = serve, useful, size, warmup, 0, 0.0
+        self.serve, self.useful, self.size, self.skip, self.done, self.start, self.cpu = (
+            serve,
+            useful,
+            size,
+            warmup,
+            0,
+            0.0,
+            0.0,
+        )
 
     def on_step_begin(self, args, state, control, **kwargs):
         if self.serve and self.done >= self.skip and not sys.stdin.readline():
             control.should_training_stop = True
-        self.start = time.perf_counter()
+        self.start, self.cpu = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
-        seconds = time.perf_counter() - self.start
+        seconds, cpu = time.perf_counter() - self.start, time.process_time() - self.cpu
         tokens = sum(self.useful[self.done * self.size : (self.done + 1) * self.size])
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         self.done += 1
         if self.serve and self.done == self.skip:
             print(json.dumps({"ready": f"trl {trl.__version__}, torch {torch.__version__}"}), flush=True)
         elif self.done > self.skip:
-            print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_mb": peak}), flush=True)
+            print(json.dumps({"seconds": seconds, "cpu": cpu, "tokens": tokens, "peak_mb": peak}), flush=True)
 
 
 def main() -> None:

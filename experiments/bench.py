@@ -9,7 +9,8 @@
 
 A case is a task and its options, `task:option=value:...`; the options and their defaults are `Shape`. Each case is a
 fresh process, so that its peak of resident memory is its own; a peer's process runs beside it, one step in turn.
-Tokens count each response with its prompt, whatever the layout, so that layouts compare.
+Tokens count each response with its prompt, whatever the layout, so that layouts compare. CPU seconds, over all cores,
+still compare where other programs run on the machine; seconds do not.
 """
 
 from __future__ import annotations
@@ -382,7 +383,10 @@ def serve(case: str) -> None:
     facts, steps = TASKS[task](task, shape)
     stats = jax.devices()[0].memory_stats
     print(json.dumps({**facts, "rate": matmul_rate(shape.dtype), "versions": f"jax {jax.__version__}"}), flush=True)
-    for _, line in zip(sys.stdin, steps, strict=False):
+    for _ in sys.stdin:
+        start = time.process_time()
+        line = next(steps)
+        line["cpu"] = time.process_time() - start
         line["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if on_device := (stats() or {}).get("peak_bytes_in_use"):
             line["peak_mb"] = on_device / 2**20
@@ -426,6 +430,7 @@ class Runner:
         out = {
             "tokens_per_s": statistics.median(rates),
             "step_s": statistics.median(line["seconds"] for line in lines),
+            "cpu_s": statistics.median(line["cpu"] for line in lines),
             "peak_mb": lines[-1]["peak_mb"],
         }
         if "flops" in lines[0]:
@@ -481,15 +486,19 @@ def measure(case: str, *, peer: str | None, steps: int, warmup: int, script: str
         other = runners[1].row(warmup)
         row["peer"] = {**other, "versions": runners[1].facts["ready"]}
         row["speed_ratio"] = row["tokens_per_s"] / other["tokens_per_s"]
+        row["cpu_ratio"] = (row["tokens_per_s"] * row["step_s"] / row["cpu_s"]) / (
+            other["tokens_per_s"] * other["step_s"] / other["cpu_s"]
+        )
         row["memory_ratio"] = row["peak_mb"] / other["peak_mb"]
     return row
 
 
 COLUMNS = {
     "case": ("case", "{}"), "tokens_per_s": ("tokens/s", "{:,.0f}"), "step_s": ("step, s", "{:.3f}"),
+    "cpu_s": ("CPU, s", "{:.2f}"),
     "compile_s": ("compile, s", "{:.1f}"), "peak_mb": ("peak, MB", "{:,.0f}"), "gflops": ("useful GFLOP/s", "{:.0f}"),
     "utilisation": ("of matmul rate", "{:.0%}"), "speed_ratio": ("tokens/s to peer's", "{:.2f}x"),
-    "memory_ratio": ("memory to peer's", "{:.2f}x"),
+    "cpu_ratio": ("tokens a CPU second to peer's", "{:.2f}x"), "memory_ratio": ("memory to peer's", "{:.2f}x"),
 }  # fmt: skip
 
 
