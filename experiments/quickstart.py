@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     start = ",".join(filter(None, [local, f"init={folder / 'sft'}"]))
     supervised, rewarded, tuned = sft.get_config(local), bradley_terry.get_config(start), dpo.get_config(start)
     for config in (supervised, rewarded, tuned):
-        config.seed = config.data.seed = _SEED.value
+        config.update({"seed": _SEED.value, "data": {"seed": _SEED.value}})
     runs = {"Supervised tuning": loop.fit(supervised, folder / "sft")}
     runs["Reward model"] = loop.fit(rewarded, folder / "reward")
     tuned.evaluate = ref(gold, prompts=32 if _LOCAL.value else 256)

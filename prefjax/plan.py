@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from prefjax import loop, mesh, recipe, train
@@ -201,7 +202,7 @@ def make(config: Any, workdir: Any, *, chip: Chip, efficiency: float = 0.5) -> P
     held = _on_device(shapes, placed)
     fed = _on_device(batch, where)
     devices = grid.size
-    collectives = collective_bytes(compiled.as_text())
+    collectives = collective_bytes(compiled.as_text() or "")
     temporary = int(found.temp_size_in_bytes) if found is not None else 0
     return Plan(
         devices=devices,
@@ -223,7 +224,7 @@ def _on_device(shapes: Any, where: Any) -> int:
     leaves = zip(jax.tree.leaves(shapes), jax.tree.leaves(where), strict=True)
     total = 0
     for x, placed in leaves:
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             continue
         total += bytes_of(jax.ShapeDtypeStruct(placed.shard_shape(x.shape), x.dtype))
     return total

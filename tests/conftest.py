@@ -16,6 +16,30 @@ for name, value in SETTINGS.items():
 
 import pytest
 
+# The files that take longest, the longest first: begun last, they would leave the other workers idle.
+LONG = (
+    "test_configs.py",
+    "test_loop.py",
+    "test_contract.py",
+    "test_experiments.py",
+    "test_processes.py",
+    "test_notebooks.py",
+    "test_rounds.py",
+    "test_style.py",
+    "test_decoder_layout.py",
+    "test_decoder.py",
+    "test_configs_real.py",
+)
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist would begin with the files of most tests
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> pathlib.Path:

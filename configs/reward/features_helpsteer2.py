@@ -26,7 +26,7 @@ STAGES = ("regression", "preference")
 def get_config(arg: str | None = None) -> ConfigDict:
     args = base.arguments(arg, stage="regression")
     if args.stage not in STAGES:
-        raise ValueError(f"stage={args.stage!r} is unknown; {did_you_mean(args.stage, STAGES)}")
+        raise ValueError(f"stage={args.stage!r} is unknown; {did_you_mean(str(args.stage), STAGES)}")
     if args.stage == "regression":
         objective = {}
         for side in ("chosen", "rejected"):

@@ -19,7 +19,7 @@ TEXTS = ("response", "both")
 ATTRIBUTES = "attributes"
 
 
-def embedder(encoder: str, *, max_length: int | None = None, seed: int = 0) -> embedding.TextEncoder:
+def embedder(encoder: str, *, max_length: int | None = None, seed: int = 0) -> Any:
     """An encoder by name: "random" (see `embedding.random`), "minilm", or a folder of a BERT."""
     if encoder == "random":
         return embedding.random(seed=seed, **({} if max_length is None else {"max_length": max_length}))

@@ -30,6 +30,6 @@ def rating_error(chosen_attribute_scores: jax.Array, chosen_attribute_ratings: j
     return jnp.mean(jnp.abs(chosen_attribute_scores - chosen_attribute_ratings), axis=-1)
 
 
-def ratings() -> Mapping[str, Callable[..., jax.Array]]:
+def ratings() -> preference.Metrics:
     """Metrics of predicted ratings, one of which is the reward."""
     return {"rating_error": rating_error, **preference.REWARD_METRICS}

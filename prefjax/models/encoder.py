@@ -199,7 +199,7 @@ def _hidden(
     types = jnp.zeros_like(tokens) if types is None else types
     x = _rows(params["embed"], tokens) + _rows(params["positions"], positions) + _rows(params["types"], types)
     x = _norm(params["embed_norm"], x.astype(cfg.dtype), cfg.norm_eps)
-    mask, head_dim = same_text(segments, tokens.shape), cfg.hidden_size // cfg.num_heads
+    mask, head_dim = same_text(segments, (tokens.shape[0], length)), cfg.hidden_size // cfg.num_heads
 
     def layer(x: jax.Array, own: Params) -> tuple[jax.Array, None]:
         q, k, v = (

@@ -37,7 +37,7 @@ def _modules(model: LoraModel, architecture: str | None) -> tuple[dict[str, hf_t
                 f"{family.model_type} keeps {', '.join(tensor.paths)} in one matrix {tensor.name!r}, and an adapter "
                 "of a part has no place in PEFT; choose other targets, or export merged parameters"
             )
-        found[tensor.paths[0]] = tensor._replace(name=family.base + tensor.name.removesuffix(".weight"))
+        found[next(iter(tensor.paths))] = tensor._replace(name=family.base + tensor.name.removesuffix(".weight"))
     return found, head
 
 

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import mctx
+import mctx as _mctx
 import numpy as np
 
 from prefjax.models.decoder import LanguageModel
 from prefjax.transforms import search_trees
 from prefjax.transforms.search_trees import SearchTree
 
+mctx: Any = _mctx  # type checkers do not see through its dataclasses
 Verify = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -94,7 +95,7 @@ def grow(
     def proposals(tokens: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.lax.top_k(jax.nn.log_softmax(logits_of(tokens, sizes)), branch)
 
-    def recurrent(_: Any, key: jax.Array, action: jax.Array, state: Any) -> tuple[mctx.RecurrentFnOutput, Any]:
+    def recurrent(_: Any, key: jax.Array, action: jax.Array, state: Any) -> tuple[Any, Any]:
         del key
         before = is_done(state["tokens"], state["sizes"])
         token = jnp.take_along_axis(state["options"], action[:, None], axis=1)[:, 0]

@@ -220,8 +220,8 @@ def _of_logits(
 ) -> dict[str, jax.Array]:
     """All statistics of [N, V] logits, each [N]; the one definition, chunked or not.
 
-    The target's logit is a masked sum: its gradient is no scatter, and a sharded vocabulary stays sharded. Where neither
-    is at stake, `gather` saves a pass over the logits.
+    The target's logit is a masked sum: its gradient is no scatter, and a sharded vocabulary stays sharded. Where
+    neither is at stake, `gather` saves a pass over the logits.
     """
     top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     shifted = logits - top

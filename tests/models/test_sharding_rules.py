@@ -8,6 +8,7 @@ import pytest
 
 from prefjax.models import presets, sharding, size
 from prefjax.models.decoder import decoder
+from tests import jaxprs
 
 SMALL = {"vocab_size": 48, "hidden_size": 16, "num_layers": 2, "num_heads": 4}
 EVERYTHING = {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "head_bias": True, "score_bias": True, "outputs": 2}
@@ -84,7 +85,7 @@ def test_flops_against_the_compiled_program(jit):
     params = jax.eval_shape(model.init, jax.random.key(0))
     dots = 0
     jaxpr = jax.make_jaxpr(model.hidden)(params, jax.ShapeDtypeStruct((1, length), "int32"))
-    for eqn in jaxpr.eqns:
+    for eqn in jaxprs.equations(jaxpr.jaxpr):
         if eqn.primitive.name == "dot_general":
             contracted = [eqn.invars[0].aval.shape[i] for i in eqn.params["dimension_numbers"][0][0]]
             dots += 2 * eqn.outvars[0].aval.size * int(np.prod(contracted))
