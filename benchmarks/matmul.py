@@ -1,4 +1,4 @@
-"""GFLOP a CPU second (all cores together) of the step's matrix products, in whatever library the python has.
+"""GFLOP/s of the step's matrix products, the best of many tries, in whatever library the python has.
 
 python benchmarks/matmul.py        # with torch or, failing that, jax
 """
@@ -37,10 +37,10 @@ def main():
     print(name)
     for shape in SHAPES:
         run, seconds = make(*shape), []
-        for _ in range(12):
-            start = time.process_time()
+        for _ in range(60):
+            start = time.perf_counter()
             run()
-            seconds.append(time.process_time() - start)
+            seconds.append(time.perf_counter() - start)
         m, k, n = shape
         print(f"  [{m}, {k}] [{k}, {n}]: {2e-9 * m * k * n / min(seconds):.0f}")
 

@@ -9,8 +9,8 @@
 
 A case is a task and its options, `task:option=value:...`; the options and their defaults are `Shape`. Each case is a
 fresh process, so that its peak of resident memory is its own; a peer's process runs beside it, one step in turn.
-Tokens count each response with its prompt, whatever the layout, so that layouts compare. CPU seconds, over all cores,
-still compare where other programs run on the machine; seconds do not.
+Tokens count each response with its prompt, whatever the layout, so that layouts compare. CPU seconds are those of all
+cores; they compare two of our cases on a busy machine, but not ours with a peer's, whose threads may spin as they wait.
 """
 
 from __future__ import annotations
@@ -486,9 +486,6 @@ def measure(case: str, *, peer: str | None, steps: int, warmup: int, script: str
         other = runners[1].row(warmup)
         row["peer"] = {**other, "versions": runners[1].facts["ready"]}
         row["speed_ratio"] = row["tokens_per_s"] / other["tokens_per_s"]
-        row["cpu_ratio"] = (row["tokens_per_s"] * row["step_s"] / row["cpu_s"]) / (
-            other["tokens_per_s"] * other["step_s"] / other["cpu_s"]
-        )
         row["memory_ratio"] = row["peak_mb"] / other["peak_mb"]
     return row
 
@@ -498,7 +495,7 @@ COLUMNS = {
     "cpu_s": ("CPU, s", "{:.2f}"),
     "compile_s": ("compile, s", "{:.1f}"), "peak_mb": ("peak, MB", "{:,.0f}"), "gflops": ("useful GFLOP/s", "{:.0f}"),
     "utilisation": ("of matmul rate", "{:.0%}"), "speed_ratio": ("tokens/s to peer's", "{:.2f}x"),
-    "cpu_ratio": ("tokens a CPU second to peer's", "{:.2f}x"), "memory_ratio": ("memory to peer's", "{:.2f}x"),
+    "memory_ratio": ("memory to peer's", "{:.2f}x"),
 }  # fmt: skip
 
 
