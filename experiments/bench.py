@@ -532,32 +532,37 @@ def plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     pyplot.close(figure)
 
 
-_CASES = flags.DEFINE_list("cases", [], f"Cases, task:option=value:...; tasks: {', '.join([*TASKS, *PRESETS])}.")
-_OUT = flags.DEFINE_string("out", "runs/bench", "Folder of bench.json, bench.md and bench.png.")
-_PEER = flags.DEFINE_string(
-    "peer", None, "A python with torch and transformers, for a PyTorch loop beside each dpo case."
-)
-_SCRIPT = flags.DEFINE_enum(
-    "peer_script", "pytorch_dpo.py", ["pytorch_dpo.py", "trl_dpo.py"], "Its loop, of benchmarks/."
-)
-_STEPS = flags.DEFINE_integer("steps", 5, "Steps whose median is taken.", lower_bound=1)
-_WARMUP = flags.DEFINE_integer("warmup", 2, "Steps before them.", lower_bound=0)
-_SERVE = flags.DEFINE_string("serve", None, "Run this case, one step for each line of standard input; used by itself.")
+def define() -> None:
+    flags.DEFINE_list("cases", [], f"Cases, task:option=value:...; tasks: {', '.join([*TASKS, *PRESETS])}.")
+    flags.DEFINE_string("out", "runs/bench", "Folder of bench.json, bench.md and bench.png.")
+    flags.DEFINE_string("peer", None, "A python with torch and transformers, for a PyTorch loop beside each dpo case.")
+    flags.DEFINE_enum("peer_script", "pytorch_dpo.py", ["pytorch_dpo.py", "trl_dpo.py"], "Its loop, of benchmarks/.")
+    flags.DEFINE_integer("steps", 5, "Steps whose median is taken.", lower_bound=1)
+    flags.DEFINE_integer("warmup", 2, "Steps before them.", lower_bound=0)
+    flags.DEFINE_string("serve", None, "Run this case, one step for each line of standard input; used by itself.")
 
 
 def main(argv: list[str]) -> None:
     common.no_arguments(argv)
-    if _SERVE.value:
-        serve(_SERVE.value)
+    if flags.FLAGS.serve:
+        serve(flags.FLAGS.serve)
         return
-    cases = _CASES.value or [*TABLE, *(case for cases in GROWTH.values() for case in cases)]
+    cases = flags.FLAGS.cases or [*TABLE, *(case for cases in GROWTH.values() for case in cases)]
     for case in cases:
         parse(case)
-    out = pathlib.Path(_OUT.value)
+    out = pathlib.Path(flags.FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for case in cases:
-        rows.append(measure(case, peer=_PEER.value, script=_SCRIPT.value, steps=_STEPS.value, warmup=_WARMUP.value))
+        rows.append(
+            measure(
+                case,
+                peer=flags.FLAGS.peer,
+                script=flags.FLAGS.peer_script,
+                steps=flags.FLAGS.steps,
+                warmup=flags.FLAGS.warmup,
+            )
+        )
         print(markdown(rows[-1:]).splitlines()[-1], flush=True)
         about = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "cores": os.cpu_count()}
         (out / "bench.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
@@ -567,4 +572,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, define)

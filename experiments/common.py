@@ -18,8 +18,12 @@ def no_arguments(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """app.run, with an error in the input shown as one message instead of a stack."""
+def run(main: Callable[[list[str]], None], define: Callable[[], None]) -> None:
+    """app.run, with an error in the input shown as one message instead of a stack.
+
+    `define` makes the program's flags: not when its module is imported, so that several can be imported together.
+    """
+    define()
 
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:

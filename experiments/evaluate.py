@@ -10,21 +10,25 @@ from absl import flags
 
 from experiments import common
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest whole one by default.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where the report goes; report.html in the run's folder by default.")
-_SAMPLES = flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
+
+def define() -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest whole one by default.")
+    flags.DEFINE_string("output", None, "Where the report goes; report.html in the run's folder by default.")
+    flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
 
 
 def main(argv: list[str]) -> None:
     common.no_arguments(argv)
     from prefjax import loop
 
-    run = loop.load(_WORKDIR.value, step=_STEP.value)
+    run = loop.load(flags.FLAGS.workdir, step=flags.FLAGS.step)
     for name, value in sorted(run.evaluate().items()):
         print(f"{name}: {value:.6g}")
-    common.finish({run.config.name: run}, _OUTPUT.value or run.workdir / "report.html", show_samples=_SAMPLES.value)
+    common.finish(
+        {run.config.name: run}, flags.FLAGS.output or run.workdir / "report.html", show_samples=flags.FLAGS.show_samples
+    )
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, define)

@@ -19,11 +19,14 @@ from absl import flags
 
 from experiments import common
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/frontier", "Folder of the runs and figures.")
-_FIGURE = flags.DEFINE_enum("figure", "gold", ["gold", "proxy"], "Which reward is learned from.")
-_NAMES = flags.DEFINE_list("algorithms", None, "Curves to draw; all of the figure by default.")
-_ROUNDS = flags.DEFINE_integer("rounds", 30, "Rounds of each algorithm.")
-_LOCAL = flags.DEFINE_bool("runlocal", False, "Tiny models and two rounds, in seconds.")
+
+def define() -> None:
+    flags.DEFINE_string("workdir", "runs/frontier", "Folder of the runs and figures.")
+    flags.DEFINE_enum("figure", "gold", ["gold", "proxy"], "Which reward is learned from.")
+    flags.DEFINE_list("algorithms", None, "Curves to draw; all of the figure by default.")
+    flags.DEFINE_integer("rounds", 30, "Rounds of each algorithm.")
+    flags.DEFINE_bool("runlocal", False, "Tiny models and two rounds, in seconds.")
+
 
 # Name in the figure -> arguments of configs/online/algorithms.py.
 GOLD = {
@@ -51,31 +54,31 @@ def main(argv: list[str]) -> None:
     from prefjax.online import frontier, scorers
 
     began = time.monotonic()
-    folder, figure = pathlib.Path(_WORKDIR.value), _FIGURE.value
-    local = "runlocal" if _LOCAL.value else f"rounds={_ROUNDS.value}"
-    first = "runlocal" if _LOCAL.value else ""
+    folder, figure = pathlib.Path(flags.FLAGS.workdir), flags.FLAGS.figure
+    local = "runlocal" if flags.FLAGS.runlocal else f"rounds={flags.FLAGS.rounds}"
+    first = "runlocal" if flags.FLAGS.runlocal else ""
     weak, proxy = folder / "weak", folder / "proxy"
     start = loop.fit(sft.get_config(first), weak)
     loop.fit(reward.get_config(",".join(filter(None, [first, f"init={weak}"]))), proxy)
 
     named = {"gold": scorers.gold, "proxy": functools.partial(scorers.reward_model, workdir=str(proxy))}
-    count = 8 if _LOCAL.value else 64
-    tables = frontier.sampled(start, named, num_samples=count, max_new_tokens=8 if _LOCAL.value else 16)
+    count = 8 if flags.FLAGS.runlocal else 64
+    tables = frontier.sampled(start, named, num_samples=count, max_new_tokens=8 if flags.FLAGS.runlocal else 16)
     ns = [2**i for i in range(count.bit_length()) if 2**i <= count]
     start_point = {name: float(table.mean()) for name, table in tables.items()}
     best = frontier.best_of_n(tables[figure], tables, ns)
 
     chosen = GOLD if figure == "gold" else PROXY
-    for name in _NAMES.value or ():
+    for name in flags.FLAGS.algorithms or ():
         if name not in chosen:
             raise ValueError(f"algorithms: {name!r} is no curve of the figure; {did_you_mean(name, chosen)}")
     if figure == "gold":
         start_point.pop("proxy")
     curves, trusted = {}, 0.0
-    for number, name in enumerate(_NAMES.value or chosen):
+    for number, name in enumerate(flags.FLAGS.algorithms or chosen):
         arguments = chosen[name].format(proxy=proxy, trusted=trusted)
         config: Config = algorithms.get_config(f"{local},init={weak},{arguments}")
-        if not _LOCAL.value:
+        if not flags.FLAGS.runlocal:
             config.data.prompts.eval_size = 128  # each point of a curve is a held-out round
             config.eval_every = config.checkpoint_every = max(1, config.steps // 6)
         workdir = folder / figure / (name if figure == "gold" else f"curve{number}")
@@ -95,4 +98,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, define)

@@ -19,10 +19,13 @@ from ml_collections import config_flags
 
 from experiments import common
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "A config of configs/reward/features_*.py.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the folds' runs and of folds.json.", required=True)
-_FOLDS = flags.DEFINE_integer("folds", 4, "Parts of the data; each is held out once.", lower_bound=2)
-_BASELINES = flags.DEFINE_bool("baselines", True, "Fit length-only and bag-of-words on the same folds.")
+
+def define() -> None:
+    config_flags.DEFINE_config_file("config", None, "A config of configs/reward/features_*.py.", lock_config=True)
+    flags.DEFINE_string("workdir", None, "Folder of the folds' runs and of folds.json.", required=True)
+    flags.DEFINE_integer("folds", 4, "Parts of the data; each is held out once.", lower_bound=2)
+    flags.DEFINE_bool("baselines", True, "Fit length-only and bag-of-words on the same folds.")
+    flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
@@ -33,19 +36,19 @@ def main(argv: list[str]) -> None:
     from prefjax.metrics import statistics
     from prefjax.report import run as reports
 
-    config, workdir = _CONFIG.value, pathlib.Path(_WORKDIR.value)
+    config, workdir = flags.FLAGS.config, pathlib.Path(flags.FLAGS.workdir)
     if "folds" not in config.data:
         raise ValueError("this config's data has no folds; give files, data=...")
     found: dict[str, list[np.ndarray]] = {}
     decided: list[np.ndarray] = []
-    for fold in range(_FOLDS.value):
+    for fold in range(flags.FLAGS.folds):
         with config.unlocked():
-            config.data.folds, config.data.fold = _FOLDS.value, fold
+            config.data.folds, config.data.fold = flags.FLAGS.folds, fold
         with contextlib.redirect_stdout(sys.stderr):
             run = loop.fit(config, workdir / f"fold_{fold}")
             view, margin = reports.first_term(run)
             margins = {config.name: evaluation.run_pairs(run, view, margin=margin).margins}
-            if _BASELINES.value:
+            if flags.FLAGS.baselines:
                 margins |= {made.name: made.margins for made in reports.fit_baselines(run.dataset)}
         arrays, held = run.dataset.arrays, run.dataset.held_out
         decided.append(arrays["margins"][held] > 0 if "margins" in arrays else np.ones(len(held), bool))
@@ -68,5 +71,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    common.run(main)
+    common.run(main, define)

@@ -19,11 +19,14 @@ from ml_collections import config_flags
 
 from experiments import common
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file, with its arguments after a colon.", lock_config=True
-)
-_DEVICES = flags.DEFINE_string("devices", None, "Kind and number, such as v5p-256, v5e-16, h100-64.", required=True)
-_EFFICIENCY = flags.DEFINE_float("efficiency", 0.5, "Share of the peak that matrix products reach.")
+
+def define() -> None:
+    config_flags.DEFINE_config_file(
+        "config", None, "A config file, with its arguments after a colon.", lock_config=True
+    )
+    flags.DEFINE_string("devices", None, "Kind and number, such as v5p-256, v5e-16, h100-64.", required=True)
+    flags.DEFINE_float("efficiency", 0.5, "Share of the peak that matrix products reach.")
+    flags.mark_flag_as_required("config")
 
 
 def main(argv: list[str]) -> None:
@@ -32,18 +35,17 @@ def main(argv: list[str]) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     from prefjax import plan
 
-    kind, count = plan.parse(_DEVICES.value)
+    kind, count = plan.parse(flags.FLAGS.devices)
     import jax
 
     jax.config.update("jax_num_cpu_devices", count)
     from prefjax import loop, mesh
 
-    config = loop.resolve(_CONFIG.value)
+    config = loop.resolve(flags.FLAGS.config)
     with tempfile.TemporaryDirectory() as folder:
-        made = plan.make(config, pathlib.Path(folder), chip=plan.CHIPS[kind], efficiency=_EFFICIENCY.value)
+        made = plan.make(config, pathlib.Path(folder), chip=plan.CHIPS[kind], efficiency=flags.FLAGS.efficiency)
     print(plan.table(made, kind, plan.CHIPS[kind], mesh.make_mesh(config.mesh).shape), flush=True)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    common.run(main)
+    common.run(main, define)

@@ -15,9 +15,12 @@ from absl import flags
 
 from experiments import common
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the three runs and the report.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the world's records, the parameters and the order of the data.")
-_LOCAL = flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which learns little.")
+
+def define() -> None:
+    flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the three runs and the report.")
+    flags.DEFINE_integer("seed", 0, "Of the world's records, the parameters and the order of the data.")
+    flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which learns little.")
+
 
 TARGET = 0.7
 NOTES = {
@@ -37,15 +40,15 @@ def main(argv: list[str]) -> None:
     from prefjax.evaluation import gold
 
     began = time.monotonic()
-    folder = pathlib.Path(_WORKDIR.value)
-    local = "runlocal" if _LOCAL.value else ""
+    folder = pathlib.Path(flags.FLAGS.workdir)
+    local = "runlocal" if flags.FLAGS.runlocal else ""
     start = ",".join(filter(None, [local, f"init={folder / 'sft'}"]))
     supervised, rewarded, tuned = sft.get_config(local), bradley_terry.get_config(start), dpo.get_config(start)
     for config in (supervised, rewarded, tuned):
-        config.update({"seed": _SEED.value, "data": {"seed": _SEED.value}})
+        config.update({"seed": flags.FLAGS.seed, "data": {"seed": flags.FLAGS.seed}})
     runs = {"Supervised tuning": loop.fit(supervised, folder / "sft")}
     runs["Reward model"] = loop.fit(rewarded, folder / "reward")
-    tuned.evaluate = ref(gold, prompts=32 if _LOCAL.value else 256)
+    tuned.evaluate = ref(gold, prompts=32 if flags.FLAGS.runlocal else 256)
     runs["DPO"] = loop.fit(tuned, folder / "dpo")
     summary = "Supervised tuning, a reward model and DPO on the gold world, where the true reward is known."
     common.finish(runs, folder / "report.html", title="Quickstart", summary=summary, notes=NOTES, target=TARGET)
@@ -53,4 +56,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, define)

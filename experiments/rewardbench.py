@@ -15,28 +15,32 @@ from absl import flags
 
 from experiments import common
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-_FILE = flags.DEFINE_string("file", None, "JSONL, JSON or Parquet in RewardBench's format.", required=True)
-_STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest whole one by default.")
-_ROWS = flags.DEFINE_integer("rows", 8, "Responses a device call.", lower_bound=1)
-_LENGTH = flags.DEFINE_integer("row_length", None, "Tokens of prompt and response; the run's by default.")
-_REWARD = flags.DEFINE_string("reward", "auto", "scores (of a head), implicit (log-ratio), or auto.")
-_LIMIT = flags.DEFINE_integer("limit", None, "Read at most this many rows.")
-_OUTPUT = flags.DEFINE_string("output", None, "Where results and scores go; rewardbench.json in the run's folder.")
+
+def define() -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("file", None, "JSONL, JSON or Parquet in RewardBench's format.", required=True)
+    flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest whole one by default.")
+    flags.DEFINE_integer("rows", 8, "Responses a device call.", lower_bound=1)
+    flags.DEFINE_integer("row_length", None, "Tokens of prompt and response; the run's by default.")
+    flags.DEFINE_string("reward", "auto", "scores (of a head), implicit (log-ratio), or auto.")
+    flags.DEFINE_integer("limit", None, "Read at most this many rows.")
+    flags.DEFINE_string("output", None, "Where results and scores go; rewardbench.json in the run's folder.")
 
 
 def main(argv: list[str]) -> None:
     common.no_arguments(argv)
     from prefjax import loop, rewardbench
 
-    examples, version = rewardbench.read(_FILE.value, limit=_LIMIT.value)
-    run = loop.load(_WORKDIR.value, step=_STEP.value)
-    found = rewardbench.scores(run, examples, rows=_ROWS.value, row_length=_LENGTH.value, reward=_REWARD.value)
+    examples, version = rewardbench.read(flags.FLAGS.file, limit=flags.FLAGS.limit)
+    run = loop.load(flags.FLAGS.workdir, step=flags.FLAGS.step)
+    found = rewardbench.scores(
+        run, examples, rows=flags.FLAGS.rows, row_length=flags.FLAGS.row_length, reward=flags.FLAGS.reward
+    )
     made = rewardbench.report(examples, found, version=version)
     print(rewardbench.table(made), flush=True)
-    path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else run.workdir / "rewardbench.json"
+    path = pathlib.Path(flags.FLAGS.output) if flags.FLAGS.output else run.workdir / "rewardbench.json"
     content = {
-        "file": _FILE.value,
+        "file": flags.FLAGS.file,
         "step": run.step,
         "version": version,
         **made.results._asdict(),
@@ -53,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, define)

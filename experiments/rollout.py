@@ -10,33 +10,21 @@ At the end it prints what the held-out rounds gave, and writes report.html. Fail
 from __future__ import annotations
 
 from absl import flags
-from ml_collections import config_flags
 
-from experiments import common
+from experiments import common, train
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file of configs/online, with its arguments after a colon.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; made if absent, resumed if it holds one.", required=True
-)
-_RESUME = flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint; --noresume refuses such a folder.")
-_REPORT = flags.DEFINE_bool("report", True, "Write report.html at the end.")
-_MULTI = flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize(), one process a host.")
+
+def define() -> None:
+    train.define()
+    flags.adopt_module_key_flags(train)  # --help shows them
 
 
 def main(argv: list[str]) -> None:
-    common.no_arguments(argv)
-    if _MULTI.value:
-        import jax
+    from prefjax import writers
 
-        jax.distributed.initialize()
-    from prefjax import loop, writers
-
-    run = loop.fit(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value)
+    run = train.trained(argv)
     print(table(writers.read_jsonl(run.workdir / writers.JSONL)), flush=True)
-    if _REPORT.value:
-        common.finish({run.config.name: run}, run.workdir / "report.html")
+    train.report(run)
 
 
 def table(rows: list[dict]) -> str:
@@ -51,5 +39,4 @@ def table(rows: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    common.run(main)
+    common.run(main, define)

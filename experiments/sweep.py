@@ -23,13 +23,16 @@ from absl import flags
 
 from experiments import common
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs, the table and the figure.")
-_DATA = flags.DEFINE_string("data", None, "A file or folder of pairs; the gold world with flipped labels by default.")
-_CONFIGS = flags.DEFINE_list("configs", None, "With --data: configs to train, such as preference/dpo,reward/margin.")
-_NOISES = flags.DEFINE_list("noises", ["0", "0.2", "0.4"], "Shares of flipped labels.")
-_STEPS = flags.DEFINE_integer("steps", 0, "Updates of each run; 0 is 120 on the gold world, the config's own on files.")
-_PAIRS = flags.DEFINE_integer("pairs", 600, "Training pairs of the gold world: few, so that flips can be memorised.")
-_LOCAL = flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which shows nothing.")
+
+def define() -> None:
+    flags.DEFINE_string("workdir", "runs/sweep", "Folder of the runs, the table and the figure.")
+    flags.DEFINE_string("data", None, "A file or folder of pairs; the gold world with flipped labels by default.")
+    flags.DEFINE_list("configs", None, "With --data: configs to train, such as preference/dpo,reward/margin.")
+    flags.DEFINE_list("noises", ["0", "0.2", "0.4"], "Shares of flipped labels.")
+    flags.DEFINE_integer("steps", 0, "Updates of each run; 0 is 120 on the gold world, the config's own on files.")
+    flags.DEFINE_integer("pairs", 600, "Training pairs of the gold world: few, so that flips can be memorised.")
+    flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which shows nothing.")
+
 
 Outcome = Mapping[str, Any]
 
@@ -76,13 +79,15 @@ def entries() -> list[Entry]:
 def main(argv: list[str]) -> None:
     common.no_arguments(argv)
     began = time.monotonic()
-    folder = pathlib.Path(_WORKDIR.value)
+    folder = pathlib.Path(flags.FLAGS.workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    if _DATA.value:
-        outcomes = list(on_file(folder, _DATA.value, _CONFIGS.value or ["preference/dpo", "reward/bradley_terry"]))
+    if flags.FLAGS.data:
+        outcomes = list(
+            on_file(folder, flags.FLAGS.data, flags.FLAGS.configs or ["preference/dpo", "reward/bradley_terry"])
+        )
         text = table_of_file(outcomes)
     else:
-        outcomes = list(on_gold(folder, [float(noise) for noise in _NOISES.value]))
+        outcomes = list(on_gold(folder, [float(noise) for noise in flags.FLAGS.noises]))
         text = table_of_gold(outcomes)
         draw(outcomes, folder / "sweep.svg")
     (folder / "sweep.md").write_text(text)
@@ -105,9 +110,9 @@ def on_gold(folder: pathlib.Path, noises: Sequence[float]) -> Iterator[Outcome]:
     from prefjax import loop
     from prefjax.progress import Progress
 
-    local = "runlocal" if _LOCAL.value else "steps=250"
+    local = "runlocal" if flags.FLAGS.runlocal else "steps=250"
     start = loop.fit(sft.get_config(local), folder / "sft")
-    steps = _STEPS.value or (3 if _LOCAL.value else 120)
+    steps = flags.FLAGS.steps or (3 if flags.FLAGS.runlocal else 120)
     runs = [(entry, noise) for entry in entries() for noise in noises]
     world = functools.lru_cache(functools.partial(gold_data, start))
     step_of = functools.lru_cache(functools.partial(make_step, start, steps=steps))
@@ -131,7 +136,9 @@ def gold_data(start: Any, noise: float) -> tuple[Any, Any]:
     """Training pairs with flips and true held-out pairs, both with the log-probs of the supervised policy stored."""
     from prefjax.data.gold import dataset
 
-    size: dict[str, Any] = {"size": 64, "eval_size": 32} if _LOCAL.value else {"size": _PAIRS.value, "eval_size": 1000}
+    size: dict[str, Any] = (
+        {"size": 64, "eval_size": 32} if flags.FLAGS.runlocal else {"size": flags.FLAGS.pairs, "eval_size": 1000}
+    )
     shape: dict[str, Any] = {"rows": 4, "row_length": 128, "slots": 9}
     noisy = dataset.dataset(**size, **shape, world={"noise": noise})
     # So cold an annotator always names the response of the larger true reward.
@@ -288,8 +295,8 @@ def on_file(folder: pathlib.Path, path: str, names: Sequence[str]) -> Iterator[O
     from prefjax import loop
     from prefjax.report import run as reports
 
-    common_args = ["runlocal"] if _LOCAL.value else []
-    common_args += [f"data={path}", "on_error=skip"] + ([f"steps={_STEPS.value}"] if _STEPS.value else [])
+    common_args = ["runlocal"] if flags.FLAGS.runlocal else []
+    common_args += [f"data={path}", "on_error=skip"] + ([f"steps={flags.FLAGS.steps}"] if flags.FLAGS.steps else [])
     start = loop.fit(sft.get_config(",".join(common_args)), folder / "sft")
 
     for name in names:
@@ -320,4 +327,4 @@ def table_of_file(outcomes: Sequence[Outcome]) -> str:
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, define)

@@ -10,36 +10,47 @@ TensorBoard files, checkpoints, the tokenizer and report.html.
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import common
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file, with its arguments after a colon.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; made if absent, resumed if it holds one.", required=True
-)
-_RESUME = flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint; --noresume refuses such a folder.")
-_REPORT = flags.DEFINE_bool("report", True, "Write report.html at the end.")
-_SAMPLES = flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
-_MULTI = flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize(), one process a host.")
+
+def define() -> None:
+    config_flags.DEFINE_config_file(
+        "config", None, "A config file, with its arguments after a colon.", lock_config=True
+    )
+    flags.DEFINE_string("workdir", None, "Folder of the run; made if absent, resumed if it holds one.", required=True)
+    flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint; --noresume refuses such a folder.")
+    flags.DEFINE_bool("report", True, "Write report.html at the end.")
+    flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
+    flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize(), one process a host.")
+    flags.mark_flag_as_required("config")
 
 
-def main(argv: list[str]) -> None:
+def trained(argv: list[str]) -> Any:
+    """The run that the flags describe, at its last step."""
     common.no_arguments(argv)
-    if _MULTI.value:
+    if flags.FLAGS.distributed:
         import jax
 
         jax.distributed.initialize()
     from prefjax import loop
 
-    run = loop.fit(_CONFIG.value, _WORKDIR.value, resume=_RESUME.value)
-    if _REPORT.value:
-        common.finish({run.config.name: run}, run.workdir / "report.html", show_samples=_SAMPLES.value)
+    return loop.fit(flags.FLAGS.config, flags.FLAGS.workdir, resume=flags.FLAGS.resume)
+
+
+def report(run: Any) -> None:
+    """Writes report.html into the run's folder, unless --noreport."""
+    if flags.FLAGS.report:
+        common.finish({run.config.name: run}, run.workdir / "report.html", show_samples=flags.FLAGS.show_samples)
+
+
+def main(argv: list[str]) -> None:
+    report(trained(argv))
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    common.run(main)
+    common.run(main, define)
