@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from prefjax import leaves, mesh, rundir
 from prefjax.data import iterate, packing
-from prefjax.data.reference_store import ReferenceStore, keys_of
+from prefjax.data.reference_store import CONTEXT, ReferenceStore, keys_of
 from prefjax.models import lora, placement
 from prefjax.models.decoder import LanguageModel
 from prefjax.views import language
@@ -121,7 +121,9 @@ def attach(
 
 def _fill(store: ReferenceStore, todo: list[Any], layout: Any, model: Any, params: Any, grid: Mesh) -> None:
     """One pass over examples that the store lacks; a part is written every BATCHES batches."""
-    corpus = packing.corpus([{**e, "id": i, "fields": {}} for i, e in enumerate(todo)], responses=layout.responses)
+    kept = [{name: x for name, x in e["fields"].items() if name == CONTEXT} for e in todo]
+    plain = [{**e, "id": i, "fields": fields} for i, (e, fields) in enumerate(zip(todo, kept, strict=True))]
+    corpus = packing.corpus(plain, responses=layout.responses)
     keys, new = keys_of(corpus), {}
 
     @jax.jit

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from prefjax import loop, mesh, recipe, reference, train
 from prefjax.config import ref
+from prefjax.data import derive
 from prefjax.data.gold import dataset as gold
 from prefjax.data.packing import corpus
 from prefjax.data.reference_store import ReferenceStore, keys_of
@@ -86,6 +87,20 @@ def test_what_changed_is_computed_again_and_nothing_else(data, model, params, tm
     assert " 1 examples computed" in capsys.readouterr().out
     for swapped in (first, second):  # parameters of the same values elsewhere are the same reference
         assert reference.fingerprint(model, jax.tree.map(jnp.copy, swapped)) in (name, other)
+
+
+def test_what_a_response_has_read_is_not_scored(data, model, params, tmp_path):
+    """Derived examples whose responses begin with context of their own."""
+    derived = derive.revisions([data.training[i] for i in range(4)])
+    made = corpus(derived)
+    shape = dataclasses.replace(data.layout, responses=6, row_length=256, rows=1)
+    parts = dataclasses.replace(data, training=made, held_out=made, layout=shape)
+    stored, _ = reference.attach(parts, model, tmp_path, lambda: params[0], grid=GRID)
+    for batch in stored.eval():
+        plain = {k: v for k, v in batch.items() if k != "ref_logps"}
+        named = language.lists(params[0], {}, plain, jax.random.key(0), model=model)
+        found = batch["ref_logps"].reshape(-1, 6)[np.asarray(named["example_mask"])]
+        np.testing.assert_allclose(found, named["list_logps"][np.asarray(named["example_mask"])], atol=1e-4)
 
 
 def test_store_is_by_content_and_refuses_damage(data, tmp_path):

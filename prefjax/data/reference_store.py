@@ -18,22 +18,24 @@ from safetensors.numpy import load_file, save_file
 from prefjax.data.packing import Corpus
 
 KEY = 16  # bytes
+CONTEXT = "context_lengths"  # tokens that a response begins with, seen but not scored
 
 
-def key_of(prompt: np.ndarray, response: np.ndarray) -> bytes:
-    """The content hash that a response's log-prob is stored under."""
-    digest = hashlib.sha256(np.int64(len(prompt)).tobytes())
+def key_of(prompt: np.ndarray, response: np.ndarray, context: int = 0) -> bytes:
+    """The content hash that a response's log-prob is stored under; its first `context` tokens are not scored."""
+    digest = hashlib.sha256(np.asarray([len(prompt), *([context] if context else [])], np.int64).tobytes())
     digest.update(np.ascontiguousarray(prompt, np.int32).tobytes() + np.ascontiguousarray(response, np.int32).tobytes())
     return digest.digest()[:KEY]
 
 
 def keys_of(corpus: Corpus) -> list[list[bytes]]:
     """The keys of the responses of each example; responses that do not exist have none."""
+    contexts = corpus.fields.get(CONTEXT, np.zeros((len(corpus), corpus.responses)))
     out = []
-    for ends in corpus.bounds:
+    for ends, sizes in zip(corpus.bounds, contexts, strict=True):
         prompt = corpus.tokens[ends[0] : ends[1]]
-        spans = [(a, b) for a, b in zip(ends[1:-1], ends[2:], strict=True) if b > a]
-        out.append([key_of(prompt, corpus.tokens[a:b]) for a, b in spans])
+        spans = zip(ends[1:-1], ends[2:], sizes, strict=True)
+        out.append([key_of(prompt, corpus.tokens[a:b], int(size)) for a, b, size in spans if b > a])
     return out
 
 

@@ -234,9 +234,8 @@ class Online:
         seen = rollouts.arrays(rollout, table, exists, preferences=preferences)
         picks, named = self.learned(seen)
         made = batches.corpus(rollout, picks, named, self.recipe.keep, ids)
-        metrics = _metrics(
-            rollout, seen, table, exists
-        )  # of the reference, even where `learn` puts another one in place
+        # From what was seen: the KL is to the carried reference, even where `learn` puts another one in place.
+        metrics = _metrics(rollout, seen, table, exists)
         return Played(made, metrics, failures + failed, rollout, ids, time.monotonic() - began)
 
 
@@ -436,8 +435,8 @@ class HeldOut:
             return
         played = online.play(np.arange(size), True, jax.random.key(online.prompts.seed))
         self.metrics = {**played.metrics, "rollout/failures": float(len(played.failures))}
-        shape = dataclasses.replace(online.shape(online.recipe.prompts_per_round))
         each = online.recipe.prompts_per_round
+        shape = online.shape(each)
         parts = max(1, -(-len(played.examples) * shape.minibatches // each))
         shape = dataclasses.replace(shape, minibatches=parts)
         for batch in batches.minibatches(played.examples, np.arange(len(played.examples)), shape):
