@@ -27,6 +27,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 NATIVE_SIZE = 2**19  # tokens times the wide layer's units from which the MLP's kernel in C++ pays
 NATIVE_WIDTH = 512  # the widest residual stream for which it was faster
+
+
+def pays(width: int, inner: int, size: int) -> bool:
+    """Whether kernels in C++ are faster: an input of `size` numbers, `width` wide, `inner` in the MLP."""
+    return width <= NATIVE_WIDTH and size // width * inner >= NATIVE_SIZE
+
+
 Table = tuple[jax.Array, jax.Array]
 Noise = Callable[[tuple[int, ...]], jax.Array]  # shape -> independent standard normal draws, new ones at each call
 
@@ -171,9 +178,9 @@ class Mlp(nnx.Module):
         kernels = [linear.kernel[...] for linear in linears]
         single = all(isinstance(a, jax.Array) and a.dtype == jnp.float32 for a in (x, *kernels))
         fits = single and all(linear.bias is None and linear.dtype == "float32" for linear in linears)
-        if not fits or self.activation != "silu" or x.shape[-1] > NATIVE_WIDTH:
+        if not fits or self.activation != "silu":
             return False
-        return x.size // x.shape[-1] * kernels[0].shape[-1] >= NATIVE_SIZE and native.usable("mlp")
+        return pays(x.shape[-1], kernels[0].shape[-1], x.size) and native.usable("mlp")
 
 
 class Block(nnx.Module):

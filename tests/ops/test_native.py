@@ -1,5 +1,6 @@
 """The kernels in C++ against the jax forms that are their oracles; skipped where no compiler is found."""
 
+import functools
 import logging
 import os
 import shutil
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from prefjax.models import attention as plain_attention
+from prefjax.models import lora
 from prefjax.models.decoder import decoder
 from prefjax.ops import logprobs
 from prefjax.ops.native import attention, head, library, mlp
@@ -120,6 +122,93 @@ def test_maps_over_a_batch():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+SMALL = dict(vocab_size=70, hidden_size=40, num_layers=3, num_heads=4, num_kv_heads=2, intermediate_size=72)
+
+
+def rows_of(prompt, response, padding):
+    """Two rows: a prompt with two responses and padding, and three packed examples without any."""
+    length = prompt + 2 * response + padding
+    branches = np.repeat([[0, 1, 2, 0]], [prompt, response, response, padding], axis=1)
+    packed = np.arange(length) * 3 // length
+    segments = np.stack([np.arange(length) < length - padding, packed + 1])
+    starts = np.array([[np.argmax(packed == i) for i in packed]])
+    own = np.concatenate([np.arange(prompt), *[np.arange(prompt, prompt + response)] * 2, np.zeros(padding)])[None]
+    positions = np.concatenate([own, np.arange(length)[None] - starts])
+    branches = np.concatenate([branches, np.zeros((1, length))])
+    tokens = np.random.default_rng(0).integers(0, 70, (2, length))
+    return [jnp.asarray(array, jnp.int32) for array in (tokens, positions, segments, branches)]
+
+
+def run_layers(model, params, rows, grad, monkeypatch, kernel):
+    """(states, gradients in the parameters) of a model, on the kernel or not."""
+    with monkeypatch.context() as patched:
+        patched.setattr(library, "usable", lambda name: kernel and name == "layers")
+        patched.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+        return pulled(lambda params: model.hidden(params, *rows), grad, params)
+
+
+@pytest.mark.parametrize(
+    "options, sizes",
+    [
+        ({}, (30, 50, 7)),
+        ({"norm_offset": 1.0, "rope_fraction": 0.6, "num_kv_heads": 4, "head_dim": 20}, (5, 9, 3)),
+        ({"num_layers": 1, "hidden_size": 64, "intermediate_size": 300, "attention_scale": 0.7}, (1, 130, 0)),
+    ],
+)
+def test_layers_are_those_of_the_modules(options, sizes, monkeypatch):
+    model = decoder(**(SMALL | options))
+    params = model.init(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)  # far from their initial values, so that every term counts
+    params = tree.unflatten([x + 0.2 * normal(i, *x.shape) for i, x in enumerate(leaves)])
+    rows = rows_of(*sizes)
+    real = (rows[2] > 0)[..., None]
+    grad = normal(9, *rows[0].shape, model.config.hidden_size) * real
+    got, expected = (run_layers(model, params, rows, grad, monkeypatch, kernel) for kernel in (True, False))
+    np.testing.assert_allclose(got[0] * real, expected[0] * real, rtol=1e-4, atol=2e-5)
+    assert (jnp.where(real, 0, got[0]) == 0).all()
+    largest = jax.tree.map(lambda x: jnp.abs(x).max() + 1e-9, expected[1])
+    close(*(jax.tree.map(jnp.divide, tree, largest) for tree in (got[1], expected[1])))
+    # The forward pass alone keeps nothing and gives the same numbers
+    with monkeypatch.context() as patched:
+        patched.setattr(library, "usable", lambda name: True)
+        patched.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+        np.testing.assert_array_equal(jax.jit(lambda params: model.hidden(params, *rows))(params), got[0])
+
+
+def test_layers_of_padding_alone(monkeypatch):
+    model = decoder(**SMALL)
+    rows = [jnp.zeros((2, 12), jnp.int32)] * 4
+    out, grads = run_layers(model, model.init(jax.random.key(0)), rows, jnp.ones((2, 12, 40)), monkeypatch, True)
+    assert all((x == 0).all() for x in jax.tree.leaves((out, grads[0]["layers"])))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"qk_norm": True}, {"qkv_bias": True}, {"remat": "full"}, {"norm": "layer"}, {"activation": "gelu"},
+     {"sliding_window": 4}, {"positions": "learned"}, {"dtype": "bfloat16"}, {"parallel_residual": True},
+     {"norm_placement": "both"}, {"attention_softcap": 20.0}, {"attention": "plain"}, {"gated": False}],
+)  # fmt: skip
+def test_layers_that_the_kernel_does_not_know_run_without_it(options, monkeypatch):
+    model = decoder(**(SMALL | options))
+    monkeypatch.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+    used = []
+    monkeypatch.setattr(library, "usable", lambda name: used.append(name) or False)
+    jax.eval_shape(model.hidden, model.init(jax.random.key(0)), jnp.zeros((1, 8), jnp.int32))
+    assert "layers" not in used
+
+
+def test_layers_with_adapters_run_without_the_kernel(monkeypatch):
+    model = lora.adapted(vocab_size=70, base=functools.partial(decoder, **SMALL), rank=2)
+    params = model.init(jax.random.key(0))
+    trained, carry = model.split(params, jax.random.key(1))
+    monkeypatch.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+    used = []
+    monkeypatch.setattr(library, "usable", lambda name: used.append(name) or False)
+    for given in (model.whole(trained, carry), params):
+        jax.eval_shape(model.hidden, given, jnp.zeros((1, 8), jnp.int32))
+    assert used.count("layers") == 1
+
+
 def test_a_model_runs_on_kernels_where_they_are_usable_and_gives_the_same(monkeypatch):
     model = decoder(vocab_size=70, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24)
     params = model.init(jax.random.key(0))
@@ -137,8 +226,11 @@ def test_a_model_runs_on_kernels_where_they_are_usable_and_gives_the_same(monkey
         expected = jax.jit(jax.value_and_grad(loss))(params)
     monkeypatch.setattr(library, "usable", lambda name: used.append(name) or True)
     got = jax.jit(jax.value_and_grad(lambda params: loss(params)))(params)
-    assert set(used) == set(library.KERNELS)
+    assert set(used) == {"layers", "head"}
     close(got, expected)
+    monkeypatch.setattr(library, "usable", lambda name: used.append(name) or name != "layers")
+    close(jax.jit(jax.value_and_grad(lambda params: loss(params) + 0))(params), expected)
+    assert set(used) == set(library.KERNELS)
 
 
 def test_what_is_usable(monkeypatch, caplog):

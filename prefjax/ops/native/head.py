@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-KEPT = 2**26  # logits (of 4 bytes) that the backward pass need not make again
+KEPT = 2**27  # logits (of 4 bytes) that the backward pass need not make again
 
 
 @jax.custom_vjp

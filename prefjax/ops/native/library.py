@@ -29,6 +29,7 @@ KERNELS = {
     "attention": ("prefjax_attention", "prefjax_attention_grads"),
     "head": ("prefjax_head", "prefjax_head_grads"),
     "mlp": ("prefjax_mlp", "prefjax_mlp_grads"),
+    "layers": ("prefjax_layers", "prefjax_layers_grads"),
 }
 OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-w")
 _OFF: contextvars.ContextVar[bool] = contextvars.ContextVar("native_off", default=False)

@@ -18,17 +18,22 @@ def gated(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array) -> jax.
     Returns:
       [N, D] float32.
     """
-    return _call(x, gate, up, down, (0,))[0]
+    return _call(x, gate, up, down, 0)[0]
 
 
-def _call(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array, kept: tuple[int, ...]) -> Any:
-    like = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x.shape, kept, kept))
+def kept_size(tokens: int, inner: int) -> int:
+    """Floats that hold the two products of the wide layer."""
+    return 2 * tokens * -(-inner // 128) * 128
+
+
+def _call(x: jax.Array, gate: jax.Array, up: jax.Array, down: jax.Array, kept: int) -> Any:
+    like = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (x.shape, (kept,)))
     return jax.ffi.ffi_call("prefjax_mlp", like, vmap_method="sequential")(x, gate, up, down)
 
 
 def _forward(x, gate, up, down) -> tuple[jax.Array, Any]:
-    out, gated, upped = _call(x, gate, up, down, (x.shape[0], gate.shape[1]))
-    return out, (x, gate, up, down, gated, upped)
+    out, kept = _call(x, gate, up, down, kept_size(x.shape[0], gate.shape[1]))
+    return out, (x, gate, up, down, kept)
 
 
 def _backward(saved: Any, grad: jax.Array) -> Any:

@@ -33,16 +33,19 @@ inline void pack_transposed(const float* w, int64_t step, int64_t rows, int64_t 
       }
 }
 
+// One row of `dim` floats, zeros behind it up to `stride`
+inline void widen(const float* x, int64_t dim, int64_t stride, float* out) {
+  std::copy_n(x, dim, out);
+  std::fill(out + dim, out + stride, 0.0f);
+}
+
 // Rows x[which(i)] of `dim` floats, `stride` apart, zeros between
 template <typename Which>
 void spread(xla::ffi::ThreadPool& pool, const float* x, int64_t n, int64_t dim, int64_t stride, float* out,
             const Which& which) {
   constexpr int64_t piece = 256;
   parallel(pool, (n + piece - 1) / piece, [&](int64_t p) {
-    for (int64_t i = p * piece; i < std::min(n, (p + 1) * piece); ++i) {
-      std::copy_n(x + which(i) * dim, dim, out + i * stride);
-      std::fill(out + i * stride + dim, out + (i + 1) * stride, 0.0f);
-    }
+    for (int64_t i = p * piece; i < std::min(n, (p + 1) * piece); ++i) widen(x + which(i) * dim, dim, stride, out + i * stride);
   });
 }
 

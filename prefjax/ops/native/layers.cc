@@ -1,0 +1,414 @@
+// All layers of a Llama, x + attention(norm x) and then x + mlp(norm x), with their gradients: a block of tokens at a
+// time between one attention and the next, so that norms, rotations and sums are made on what is in cache.
+//
+// Padding is left out: it has zeros, and its gradient is zero.
+#include "layers.h"
+
+#include <utility>
+
+namespace ffi = xla::ffi;
+using Floats = ffi::Buffer<ffi::F32>;
+using Flags = ffi::Buffer<ffi::PRED>;
+using Result = ffi::ResultBuffer<ffi::F32>;
+
+namespace {
+
+using layers::Shape;
+using layers::Tokens;
+using layers::Weights;
+constexpr int64_t ROWS = mlp::ROWS;
+
+struct Inputs {
+  Floats norm, q, k, v, o, mlp_norm, gate, up, down;  // each [layers, ...]
+  Floats cos, sin;                                    // [rows or 1, length, pairs]
+  Flags mask, real;                                   // [rows or 1, length, length], [rows, length]
+
+  Weights at(const Shape& s, int64_t l) const {
+    const int64_t a = s.dim * s.queries(), b = s.dim * s.keys(), c = s.dim * s.inner;
+    return {norm.typed_data() + l * s.dim, q.typed_data() + l * a, k.typed_data() + l * b, v.typed_data() + l * b,
+            o.typed_data() + l * a, mlp_norm.typed_data() + l * s.dim,
+            {gate.typed_data() + l * c, up.typed_data() + l * c, down.typed_data() + l * c}};
+  }
+  int64_t angles(const Shape& s, int64_t token) const {  // where those of a token stand
+    return (cos.dimensions()[0] == 1 ? token % s.length : token) * s.turned;
+  }
+};
+
+Shape shape_of(const Floats& x, const Inputs& in, int64_t heads, int64_t groups, float eps, float scale, float offset) {
+  auto d = x.dimensions();
+  const auto q = in.q.dimensions();
+  return {d[0], d[1], d[2], heads, groups, q[2] / heads, in.gate.dimensions()[2], q[0], in.cos.dimensions()[2],
+          eps, scale, offset};
+}
+
+// What the forward pass keeps of a layer, each [layers, tokens, ...]; without room for it, one layer's at a time
+struct Kept {
+  float *x, *mid, *q, *k, *v, *mixed, *lse, *products;
+};
+
+// Panels of the projections and of the MLP, and the norms' factors
+struct Packed {
+  float *q, *k, *v, *o, *inner, *norm, *mlp_norm;
+  static int64_t size(const Shape& s, const mlp::Shape& m) {
+    return s.dim * (padded(s.queries()) + 2 * padded(s.keys())) + s.queries() * s.wide() + m.blocks() * 3 * m.matrix() +
+           2 * s.wide();
+  }
+  Packed(const Shape& s, const mlp::Shape& m, float* room) {
+    q = room, k = q + s.dim * padded(s.queries()), v = k + s.dim * padded(s.keys());
+    o = v + s.dim * padded(s.keys()), inner = o + s.queries() * s.wide(), norm = inner + m.blocks() * 3 * m.matrix();
+    mlp_norm = norm + s.wide();
+  }
+  void fill(ffi::ThreadPool& pool, const Shape& s, const mlp::Shape& m, const Weights& w) {
+    parallel(pool, m.blocks() + 3, [&](int64_t piece) {
+      if (piece >= 3) return mlp::pack_block(m, w.inner, piece - 3, inner);
+      if (piece == 0) pack(w.q, s.queries(), s.dim, s.queries(), q);
+      if (piece == 1) pack(w.o, s.dim, s.queries(), s.dim, o);
+      if (piece != 2) return;
+      pack(w.k, s.keys(), s.dim, s.keys(), k);
+      pack(w.v, s.keys(), s.dim, s.keys(), v);
+      layers::factors(s, w.norm, norm);
+      layers::factors(s, w.mlp_norm, mlp_norm);
+    });
+  }
+};
+
+void zero(float* x, const bool* real, int64_t n, int64_t size) {
+  for (int64_t i = 0; i < n; ++i)
+    if (!real[i]) std::fill_n(x + i * size, size, 0.0f);
+}
+
+// Norm, projections and rotation of one block of tokens
+void project(const Shape& s, const Inputs& in, const Tokens& tokens, const Packed& packed, const float* x, int64_t block,
+             const Kept& to) {
+  static thread_local Scratch scratch;
+  const int64_t width_q = padded(s.queries()) + GAP, width_k = padded(s.keys()) + GAP;
+  float* states = scratch.of(ROWS * (s.stride() + width_q + 2 * width_k));
+  float *q = states + ROWS * s.stride(), *k = q + ROWS * width_q, *v = k + ROWS * width_k;
+  const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = states + i * s.stride();
+    widen(x + tokens.at[first + i] * s.dim, s.dim, s.stride(), row);
+    layers::norm(s, row, packed.norm, row);
+  }
+  product(states, s.stride(), 1, packed.q, s.dim * NR, NR, rows, panels_of(s.queries()), s.dim, q, width_q, false);
+  product(states, s.stride(), 1, packed.k, s.dim * NR, NR, rows, panels_of(s.keys()), s.dim, k, width_k, false);
+  product(states, s.stride(), 1, packed.v, s.dim * NR, NR, rows, panels_of(s.keys()), s.dim, v, width_k, false);
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t token = tokens.at[first + i], at = in.angles(s, token);
+    layers::rotate(s, s.heads, in.cos.typed_data() + at, in.sin.typed_data() + at, 1, q + i * width_q);
+    layers::rotate(s, s.groups, in.cos.typed_data() + at, in.sin.typed_data() + at, 1, k + i * width_k);
+    std::copy_n(q + i * width_q, s.queries(), to.q + token * s.queries());
+    std::copy_n(k + i * width_k, s.keys(), to.k + token * s.keys());
+    std::copy_n(v + i * width_k, s.keys(), to.v + token * s.keys());
+  }
+}
+
+// What comes after attention, of one block of tokens: its projection, and the MLP
+void finish(const Shape& s, const mlp::Shape& m, const Tokens& tokens, const Packed& packed, const float* x,
+            int64_t block, const Kept& kept, float* out) {
+  static thread_local Scratch scratch;
+  const int64_t width = padded(s.queries()) + GAP;
+  float* states = scratch.of(ROWS * (s.stride() + width + 2 * s.wide()));
+  float *mixed = states + ROWS * s.stride(), *mid = mixed + ROWS * width, *found = mid + ROWS * s.wide();
+  const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first;
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t token = tokens.at[first + i];
+    widen(kept.mixed + token * s.queries(), s.queries(), width, mixed + i * width);
+    widen(x + token * s.dim, s.dim, s.wide(), mid + i * s.wide());
+  }
+  product(mixed, width, 1, packed.o, s.queries() * NR, NR, rows, s.wide() / NR, s.queries(), mid, s.wide(), true);
+  for (int64_t i = 0; i < rows; ++i) {
+    layers::norm(s, mid + i * s.wide(), packed.mlp_norm, states + i * s.stride());
+    if (kept.mid) std::copy_n(mid + i * s.wide(), s.dim, kept.mid + tokens.at[first + i] * s.dim);
+  }
+  mlp::forward(m, packed.inner, states, first, rows, found, kept.products);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t d = 0; d < s.dim; ++d)
+      out[tokens.at[first + i] * s.dim + d] = mid[i * s.wide() + d] + found[i * s.wide() + d];
+}
+
+ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o, Floats mlp_norm,
+                   Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real, Result out,
+                   Result xs, Result mids, Result qs, Result ks, Result vs, Result mixed, Result lses, Result products,
+                   int64_t heads, int64_t groups, float eps, float scale, float offset) {
+  const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real};
+  const Shape s = shape_of(x, in, heads, groups, eps, scale, offset);
+  const Tokens tokens(real.typed_data(), s.all());
+  const mlp::Shape m(tokens.count(), s.dim, s.inner, s.all());
+  const auto mixing = s.mixing(mask.dimensions()[0]);
+  const auto runs = attention::visible(pool, mixing, mask.typed_data());
+  const bool keep = mids->element_count() > 0;
+  const int64_t n = s.all(), of_lse = n * s.heads, of_products = 2 * n * m.blocks() * m.columns;
+  static thread_local Scratch shared;
+  float* room = shared.of(Packed::size(s, m) + (keep ? 0 : n * (2 * s.queries() + 2 * s.keys() + s.heads)));
+  Packed packed(s, m, room);
+  room += Packed::size(s, m);
+  for (int64_t l = 0; l < s.layers; ++l) {
+    Kept here{};
+    if (keep) {
+      here = {nullptr, mids->typed_data() + l * n * s.dim, qs->typed_data() + l * n * s.queries(),
+              ks->typed_data() + l * n * s.keys(), vs->typed_data() + l * n * s.keys(),
+              mixed->typed_data() + l * n * s.queries(), lses->typed_data() + l * of_lse,
+              products->typed_data() + l * of_products};
+    } else {
+      here.q = room, here.mixed = here.q + n * s.queries(), here.k = here.mixed + n * s.queries();
+      here.v = here.k + n * s.keys(), here.lse = here.v + n * s.keys();
+    }
+    const bool last = l == s.layers - 1;
+    const float* from = l == 0 ? x.typed_data() : keep ? xs->typed_data() + (l - 1) * n * s.dim : out->typed_data();
+    float* to = last || !keep ? out->typed_data() : xs->typed_data() + l * n * s.dim;
+    packed.fill(pool, s, m, in.at(s, l));
+    parallel(pool, tokens.blocks(), [&](int64_t block) { project(s, in, tokens, packed, from, block, here); });
+    zero(here.q, real.typed_data(), n, s.queries());
+    zero(here.k, real.typed_data(), n, s.keys());
+    zero(here.v, real.typed_data(), n, s.keys());
+    attention::attend(pool, mixing, runs, mask.typed_data(), s.scale, here.q, here.k, here.v, here.mixed, here.lse);
+    parallel(pool, tokens.blocks(), [&](int64_t block) { finish(s, m, tokens, packed, from, block, here, to); });
+  }
+  zero(out->typed_data(), real.typed_data(), n, s.dim);
+  return ffi::Error::Success();
+}
+
+// Sums over tokens of the gradients in a layer's weights outside the MLP, one set to a lane
+struct Sums {
+  float *q, *k, *v, *o, *norm, *mlp_norm;
+  static int64_t size(const Shape& s) {
+    return s.dim * (padded(s.queries()) + 2 * padded(s.keys())) + s.queries() * s.wide() + 2 * s.wide();
+  }
+  Sums(const Shape& s, float* room) {
+    q = room, k = q + s.dim * padded(s.queries()), v = k + s.dim * padded(s.keys());
+    o = v + s.dim * padded(s.keys()), norm = o + s.queries() * s.wide(), mlp_norm = norm + s.wide();
+  }
+};
+
+// out[r, :columns] = the sum over lanes of their rows, `width` apart
+void reduce(const std::vector<Sums>& lanes, float* Sums::*of, int64_t width, int64_t r, int64_t columns, float* out) {
+  std::copy_n(lanes[0].*of + r * width, columns, out + r * columns);
+  for (size_t lane = 1; lane < lanes.size(); ++lane)
+    for (int64_t c = 0; c < columns; ++c) out[r * columns + c] += (lanes[lane].*of)[r * width + c];
+}
+
+// Transposes of the projections, in panels
+struct Back {
+  float *q, *k, *v, *o;
+  static int64_t size(const Shape& s) {
+    return s.wide() * (s.queries() + 2 * s.keys()) + s.dim * padded(s.queries());
+  }
+  Back(const Shape& s, float* room) {
+    q = room, k = q + s.wide() * s.queries(), v = k + s.wide() * s.keys(), o = v + s.wide() * s.keys();
+  }
+  void fill(const Shape& s, const Weights& w) {
+    pack_transposed(w.q, s.queries(), s.dim, s.queries(), q);
+    pack_transposed(w.k, s.keys(), s.dim, s.keys(), k);
+    pack_transposed(w.v, s.keys(), s.dim, s.keys(), v);
+    pack_transposed(w.o, s.dim, s.queries(), s.dim, o);
+  }
+};
+
+// Back from the MLP's sums [lanes, tokens, wide] to what attention gave, of one block: `grads` [tokens, stride] becomes
+// the gradient in the residual stream between the two parts, in_mixed that in what attention gave
+void to_attention(const Shape& s, const Tokens& tokens, const Back& back, const Kept& kept, const float* factor,
+                  const float* of_mlp, int64_t mlp_lanes, int64_t block, float* grads, float* in_mixed, bool add,
+                  const Sums& sums) {
+  static thread_local Scratch scratch;
+  const int64_t width = padded(s.queries()) + GAP;
+  float* mixed = scratch.of(ROWS * 2 * width + 2 * s.wide());
+  float *found = mixed + ROWS * width, *mid = found + ROWS * width, *grad = mid + s.wide();
+  const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first, n = tokens.count();
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t token = tokens.at[first + i];
+    widen(kept.mid + token * s.dim, s.dim, s.wide(), mid);
+    std::copy_n(of_mlp + (first + i) * s.wide(), s.wide(), grad);
+    for (int64_t lane = 1; lane < mlp_lanes; ++lane)
+      for (int64_t d = 0; d < s.wide(); ++d) grad[d] += of_mlp[(lane * n + first + i) * s.wide() + d];
+    layers::norm_grads(s, mid, factor, grad, grads + (first + i) * s.stride(), sums.mlp_norm);
+    widen(kept.mixed + token * s.queries(), s.queries(), width, mixed + i * width);
+  }
+  const float* here = grads + first * s.stride();
+  product(here, s.stride(), 1, back.o, s.dim * NR, NR, rows, panels_of(s.queries()), s.dim, found, width, false);
+  for (int64_t i = 0; i < rows; ++i)
+    std::copy_n(found + i * width, s.queries(), in_mixed + tokens.at[first + i] * s.queries());
+  product(mixed, 1, width, here, NR, s.stride(), s.queries(), s.wide() / NR, rows, sums.o, s.wide(), add);
+}
+
+// Back through the projections, of one block: `grads` becomes the gradient in the layer's input
+void to_input(const Shape& s, const Inputs& in, const Tokens& tokens, const Back& back, const float* x,
+              const float* factor, const Kept& inner, int64_t block, float* grads, bool add, const Sums& sums) {
+  static thread_local Scratch scratch;
+  const int64_t width_q = padded(s.queries()) + GAP, width_k = padded(s.keys()) + GAP;
+  float* own = scratch.of(ROWS * (3 * s.stride() + width_q + 2 * width_k));
+  float *states = own + ROWS * s.stride(), *found = states + ROWS * s.stride(), *q = found + ROWS * s.stride();
+  float *k = q + ROWS * width_q, *v = k + ROWS * width_k;
+  const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first;
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t token = tokens.at[first + i], at = in.angles(s, token);
+    widen(x + token * s.dim, s.dim, s.stride(), own + i * s.stride());
+    layers::norm(s, own + i * s.stride(), factor, states + i * s.stride());
+    widen(inner.q + token * s.queries(), s.queries(), width_q, q + i * width_q);
+    widen(inner.k + token * s.keys(), s.keys(), width_k, k + i * width_k);
+    widen(inner.v + token * s.keys(), s.keys(), width_k, v + i * width_k);
+    layers::rotate(s, s.heads, in.cos.typed_data() + at, in.sin.typed_data() + at, -1, q + i * width_q);
+    layers::rotate(s, s.groups, in.cos.typed_data() + at, in.sin.typed_data() + at, -1, k + i * width_k);
+  }
+  const int64_t panels = s.wide() / NR;
+  product(q, width_q, 1, back.q, s.queries() * NR, NR, rows, panels, s.queries(), found, s.stride(), false);
+  product(k, width_k, 1, back.k, s.keys() * NR, NR, rows, panels, s.keys(), found, s.stride(), true);
+  product(v, width_k, 1, back.v, s.keys() * NR, NR, rows, panels, s.keys(), found, s.stride(), true);
+  for (int64_t i = 0; i < rows; ++i)
+    layers::norm_grads(s, own + i * s.stride(), factor, found + i * s.stride(), grads + (first + i) * s.stride(),
+                       sums.norm);
+  const int64_t wide_q = padded(s.queries()), wide_k = padded(s.keys());
+  product(states, 1, s.stride(), q, NR, width_q, s.dim, wide_q / NR, rows, sums.q, wide_q, add);
+  product(states, 1, s.stride(), k, NR, width_k, s.dim, wide_k / NR, rows, sums.k, wide_k, add);
+  product(states, 1, s.stride(), v, NR, width_k, s.dim, wide_k / NR, rows, sums.v, wide_k, add);
+}
+
+ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o, Floats mlp_norm,
+                    Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real, Floats xs,
+                    Floats mids, Floats qs, Floats ks, Floats vs, Floats mixed, Floats lses, Floats products, Floats grad,
+                    Result in_x, Result in_norm, Result in_q, Result in_k, Result in_v, Result in_o, Result in_mlp_norm,
+                    Result in_gate, Result in_up, Result in_down, int64_t heads, int64_t groups, float eps, float scale,
+                    float offset) {
+  const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real};
+  const Shape s = shape_of(x, in, heads, groups, eps, scale, offset);
+  const Tokens tokens(real.typed_data(), s.all());
+  const auto mixing = s.mixing(mask.dimensions()[0]);
+  const auto runs = attention::visible(pool, mixing, mask.typed_data());
+  const int64_t n = s.all(), some = tokens.count(), blocks = tokens.blocks();
+  const mlp::Shape m(some, s.dim, s.inner, n);
+  const int64_t mlp_lanes = mlp::lanes_of(pool, m), of_products = 2 * n * m.blocks() * m.columns;
+  const int64_t lanes = std::max<int64_t>(1, std::min<int64_t>({16, 2 * pool.num_threads(), blocks}));
+  static thread_local Scratch shared;
+  float* room = shared.of(some * (2 * s.stride() + mlp_lanes * s.wide()) + n * (2 * s.queries() + 2 * s.keys()) +
+                          lanes * Sums::size(s) + Back::size(s) + 2 * s.wide());
+  const auto take = [&](int64_t floats) { return std::exchange(room, room + floats); };
+  float *grads = take(some * s.stride()), *states = take(some * s.stride()), *of_mlp = take(mlp_lanes * some * s.wide());
+  float* in_mixed = take(n * s.queries());
+  Kept inner{};
+  inner.q = take(n * s.queries()), inner.k = take(n * s.keys()), inner.v = take(n * s.keys());
+  std::vector<Sums> sums;
+  for (int64_t lane = 0; lane < lanes; ++lane) sums.emplace_back(s, take(Sums::size(s)));
+  Back back(s, take(Back::size(s)));
+  float *factor = take(s.wide()), *mlp_factor = take(s.wide());
+  zero(in_mixed, real.typed_data(), n, s.queries());
+  spread(pool, grad.typed_data(), some, s.dim, s.stride(), grads, [&](int64_t i) { return tokens.at[i]; });
+  if (!some)
+    for (Result* to : {&in_norm, &in_q, &in_k, &in_v, &in_o, &in_mlp_norm, &in_gate, &in_up, &in_down})
+      std::fill_n((*to)->typed_data(), (*to)->element_count(), 0.0f);
+  const auto each_lane = [&](const auto& work) {  // blocks of tokens in order, a share of them to each lane
+    parallel(pool, lanes, [&](int64_t lane) {
+      const int64_t from = lane * blocks / lanes, to = (lane + 1) * blocks / lanes;
+      for (int64_t block = from; block < to; ++block) work(block, block != from, sums[lane]);
+    });
+  };
+  for (int64_t l = s.layers - 1; some && l >= 0; --l) {
+    const Weights w = in.at(s, l);
+    const float* from = l == 0 ? x.typed_data() : xs.typed_data() + (l - 1) * n * s.dim;
+    const Kept kept{nullptr, mids.typed_data() + l * n * s.dim, qs.typed_data() + l * n * s.queries(),
+                    ks.typed_data() + l * n * s.keys(), vs.typed_data() + l * n * s.keys(),
+                    mixed.typed_data() + l * n * s.queries(), lses.typed_data() + l * n * s.heads,
+                    products.typed_data() + l * of_products};
+    layers::factors(s, w.norm, factor);
+    layers::factors(s, w.mlp_norm, mlp_factor);
+    for (const Sums& own : sums) std::fill_n(own.norm, 2 * s.wide(), 0.0f);
+    back.fill(s, w);
+    parallel(pool, blocks, [&](int64_t block) {
+      for (int64_t i = tokens.first(block); i < tokens.first(block + 1); ++i) {
+        float* row = states + i * s.stride();
+        widen(kept.mid + tokens.at[i] * s.dim, s.dim, s.stride(), row);
+        layers::norm(s, row, mlp_factor, row);
+      }
+    });
+    mlp::backward(pool, m, w.inner, states, grads, kept.products, mlp_lanes, of_mlp,
+                  in_gate->typed_data() + l * s.dim * s.inner, in_up->typed_data() + l * s.dim * s.inner,
+                  in_down->typed_data() + l * s.dim * s.inner);
+    each_lane([&](int64_t block, bool add, const Sums& own) {
+      to_attention(s, tokens, back, kept, mlp_factor, of_mlp, mlp_lanes, block, grads, in_mixed, add, own);
+    });
+    attention::attend_grads(pool, mixing, runs, mask.typed_data(), s.scale, kept.q, kept.k, kept.v, kept.mixed, kept.lse,
+                            in_mixed, inner.q, inner.k, inner.v);
+    each_lane([&](int64_t block, bool add, const Sums& own) {
+      to_input(s, in, tokens, back, from, factor, inner, block, grads, add, own);
+    });
+    float *to_q = in_q->typed_data() + l * s.dim * s.queries(), *to_k = in_k->typed_data() + l * s.dim * s.keys();
+    float *to_v = in_v->typed_data() + l * s.dim * s.keys(), *to_o = in_o->typed_data() + l * s.dim * s.queries();
+    parallel(pool, s.dim, [&](int64_t d) {
+      reduce(sums, &Sums::q, padded(s.queries()), d, s.queries(), to_q);
+      reduce(sums, &Sums::k, padded(s.keys()), d, s.keys(), to_k);
+      reduce(sums, &Sums::v, padded(s.keys()), d, s.keys(), to_v);
+    });
+    parallel(pool, s.queries(), [&](int64_t c) { reduce(sums, &Sums::o, s.wide(), c, s.dim, to_o); });
+    reduce(sums, &Sums::norm, s.wide(), 0, s.dim, in_norm->typed_data() + l * s.dim);
+    reduce(sums, &Sums::mlp_norm, s.wide(), 0, s.dim, in_mlp_norm->typed_data() + l * s.dim);
+  }
+  std::fill_n(in_x->typed_data(), n * s.dim, 0.0f);
+  for (int64_t i = 0; i < some; ++i)
+    std::copy_n(grads + i * s.stride(), s.dim, in_x->typed_data() + tokens.at[i] * s.dim);
+  return ffi::Error::Success();
+}
+
+// x [rows, length, dim], weights [layers, ...], angles, mask, real tokens; see Inputs
+auto inputs() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Floats>()
+      .Arg<Flags>()
+      .Arg<Flags>();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(prefjax_layers, Forward,
+                              inputs()
+                                  .Ret<Floats>()  // what comes out
+                                  .Ret<Floats>()  // what Kept says, or [0] each
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<int64_t>("heads")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<float>("eps")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("offset"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(prefjax_layers_grads, Backward,
+                              inputs()
+                                  .Arg<Floats>()  // what was kept
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()
+                                  .Arg<Floats>()  // gradient in what came out
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Ret<Floats>()
+                                  .Attr<int64_t>("heads")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<float>("eps")
+                                  .Attr<float>("scale")
+                                  .Attr<float>("offset"));
