@@ -84,8 +84,10 @@ def matmul_flops(jaxpr: Any) -> int:
             total += 2 * contracted * math.prod(equation.outvars[0].aval.shape)
             continue
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        if equation.primitive.name == "shard_map":  # what it holds is one device's
-            times = equation.params["mesh"].size
+        if equation.primitive.name == "shard_map":  # what it holds is one device's, along these axes
+            grid = equation.params["mesh"]  # jax has renamed what says which axes are cut by hand
+            axes = equation.params.get("newly_manual_axes", equation.params.get("manual_axes", grid.axis_names))
+            times = math.prod(grid.shape[axis] for axis in axes)
         if equation.primitive.name == "cond":
             total += max(matmul_flops(branch) for branch in equation.params["branches"])
             continue

@@ -33,6 +33,10 @@ def test_products_and_loops_are_counted():
     assert flops(both, (3, 4), (4, 5)) in (2 * 60 * 2, 3 * 60 * 2)  # the forward product may be dead
     branches = lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x @ w, lambda: x @ w @ w)  # noqa: E731
     assert flops(branches, (3, 4), (4, 4)) == 2 * 2 * 3 * 4 * 4
+    # What is cut by hand along one axis only holds a half, whatever else the mesh has
+    grid, half = mesh.make_mesh({"data": 1, "sequence": 2, "tensor": 2}, jax.devices()[:4]), PartitionSpec("sequence")
+    cut = {"in_specs": (half, PartitionSpec()), "out_specs": half, "axis_names": {"sequence"}, "check_vma": False}
+    assert flops(jax.shard_map(jnp.matmul, mesh=grid, **cut), (6, 4), (4, 5)) == 2 * 6 * 4 * 5
 
 
 def test_collectives_in_a_loop_count_as_often_as_it_runs():

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
@@ -129,6 +131,81 @@ def attention(
         check_vma=False,
     )
     return spread(*queries, *keys, mask)
+
+
+def token_parts(rows: int, length: int) -> int:
+    """Among how many devices `by_token` shares the tokens of [rows, length]; 1 where it leaves them whole."""
+    mesh, cut = _MESH.get(), _cut(length, SEQUENCE)
+    if mesh is None or cut is None:
+        return 1
+    return math.prod(mesh.shape[axis] for axis in (*(_cut(rows, *AXES) or ()), *cut))
+
+
+def by_token(fn: Callable[..., Any], shared: Any, *arrays: jax.Array) -> Any:
+    """`fn(shared, *arrays)` where rows are cut along their tokens by each device for its own, else for all at once.
+
+    So what sorts tokens or loops over them, such as the output head, does so on a device with its own tokens; the
+    gradient in `shared` is summed over devices once, at the end. An axis "tensor" stays the partitioner's.
+
+    Args:
+      fn: gives a tree of [R, T, ...] and looks at each token by itself.
+      shared: a tree of arrays that all tokens need whole.
+      arrays: [R, T, ...] each.
+    """
+    mesh = _MESH.get()
+    batch, cut = _cut(arrays[0].shape[0], *AXES), _cut(arrays[0].shape[1], SEQUENCE)
+    if mesh is None or cut is None:
+        return fn(shared, *arrays)
+    spec = PartitionSpec(batch, cut)
+    # Not checked, as in `attention`
+    spread = jax.shard_map(
+        fn,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), *(spec,) * len(arrays)),
+        out_specs=spec,
+        axis_names={*(batch or ()), *cut},
+        check_vma=False,
+    )
+    return spread(shared, *arrays)
+
+
+def taken(x: jax.Array, index: jax.Array, places: jax.Array, column: jax.Array) -> jax.Array:
+    """`jnp.take_along_axis(x, index[..., None], axis=1)`, by each device for its own tokens, without gathering rows.
+
+    Args:
+      x: [R, T, D].
+      index: [R, T], of each token itself, the one before it, or places[row, column].
+      places: [R, S] tokens of each row that any of its tokens may ask for; outside of the row: nobody does.
+      column: [R, T] in 0 .. S - 1.
+    """
+    mesh = _MESH.get()
+    batch, cut = _cut(x.shape[0], *AXES), _cut(x.shape[1], SEQUENCE)
+    if mesh is None or cut is None:
+        return jnp.take_along_axis(x, index[..., None], axis=1)
+    count = mesh.shape[SEQUENCE]
+
+    def here(x: jax.Array, index: jax.Array, column: jax.Array, places: jax.Array) -> jax.Array:
+        length = x.shape[1]
+        start = jax.lax.axis_index(SEQUENCE) * length
+        before = jax.lax.ppermute(x[:, -1:], SEQUENCE, [(i, i + 1) for i in range(count - 1)])
+        places = places - start
+        mine = (places >= 0) & (places < length)
+        asked = jnp.take_along_axis(x, jnp.where(mine, places, 0)[..., None], axis=1)
+        asked = jax.lax.psum(jnp.where(mine[..., None], asked, 0), SEQUENCE)
+        near = (index >= start - 1) & (index < start + length)
+        own = jnp.where(near, index - start + 1, 1 + length + column)
+        return jnp.take_along_axis(jnp.concatenate([before, x, asked], axis=1), own[..., None], axis=1)
+
+    spec, axes = PartitionSpec(batch, cut), {*(batch or ()), *cut}
+    spread = jax.shard_map(
+        here,
+        mesh=mesh,
+        in_specs=(spec, spec, spec, PartitionSpec(batch)),
+        out_specs=spec,
+        axis_names=axes,
+        check_vma=False,
+    )
+    return spread(x, index, column, places)
 
 
 def _scattered(x: jax.Array) -> jax.Array:

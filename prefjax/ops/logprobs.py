@@ -25,12 +25,13 @@ NATIVE_WIDTH = 1024  # the widest hidden state for which the kernel in C++ was f
 STATS = ("entropy", "logsumexp", "sum_sq", "mean_logp", "top1")
 
 
-def default_chunk(n: int, vocab: int) -> int:
+def default_chunk(n: int, vocab: int, parts: int = 1) -> int:
     """Tokens to a chunk: all n where the logits are few (chunks make them twice), else an eighth, to 2^24 logits.
 
     An eighth, because whole chunks are skipped where nothing is asked; not less, for each adds up the head's gradient.
+    Where `parts` devices have n tokens together, each goes through its own in as many chunks as one would through all.
     """
-    return n if n * vocab <= 2**24 else max(128, min(-(-n // 8), 2**24 // vocab))
+    return n if n * vocab <= 2**24 else max(128, min(-(-n // 8), 2**24 // vocab) // parts)
 
 
 def token_logps(

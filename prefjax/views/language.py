@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 
-from prefjax.models.decoder import LanguageModel
+from prefjax.models import placement
+from prefjax.models.decoder import LanguageModel, Unembed
 from prefjax.ops import logprobs
 from prefjax.views import Named, layout, rewards, roles, tokens
 from prefjax.views.rewards import scored_lists as scored_lists
@@ -23,8 +24,12 @@ def row_logps(model: LanguageModel, params: Any, batch: layout.Batch, states: ja
     """
     states = tokens.row_states(model, params, batch) if states is None else states
     head = model.unembed(params)
-    scored = layout.scored(batch)
-    return logprobs.row_logps(states, head.kernel, batch["tokens"], scored, bias=head.bias, softcap=head.softcap)
+    chunk = tokens.own_chunk(states, head)
+
+    def logps(head: Unembed, *rows: jax.Array) -> jax.Array:
+        return logprobs.row_logps(rows[0], head.kernel, *rows[1:], bias=head.bias, softcap=head.softcap, chunk=chunk)
+
+    return placement.by_token(logps, head, states, batch["tokens"], layout.scored(batch))
 
 
 def _responses(model: LanguageModel, params: Any, batch: layout.Batch, prefix: str = "") -> dict[str, Any]:

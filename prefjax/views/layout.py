@@ -67,14 +67,19 @@ def prompt_sums(values: jax.Array, batch: Batch) -> jax.Array:
     return jnp.where(exists, prompts + own, 0)
 
 
+def prompt_ends(batch: Batch) -> jax.Array:
+    """[R, S + 1] row index of the last token of each segment's prompt, by segment; below 0 where there is none."""
+    segments, (_, _, s, _) = batch["segments"], slots(batch)
+    index = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
+    prompt = jnp.where((batch["branches"] == 0) & (segments > 0), index, -1)
+    return jax.vmap(lambda x, i: jax.ops.segment_max(x, i, num_segments=s + 1))(prompt, segments)
+
+
 def predictors(batch: Batch) -> jax.Array:
     """[R, T] row index of the state that predicts each token: the one before, at a branch's start the prompt's last."""
     segments, branches = batch["segments"], batch["branches"]
-    _, _, s, _ = slots(batch)
     index = jnp.broadcast_to(jnp.arange(segments.shape[1]), segments.shape)
-    prompt = jnp.where((branches == 0) & (segments > 0), index, -1)
-    last = jax.vmap(lambda x, i: jax.ops.segment_max(x, i, num_segments=s + 1))(prompt, segments)
-    prompt_end = jnp.take_along_axis(last, segments, axis=1)
+    prompt_end = jnp.take_along_axis(prompt_ends(batch), segments, axis=1)
     before = jnp.maximum(index - 1, 0)
     same = jnp.take_along_axis(branches, before, axis=1) == branches
     same &= (jnp.take_along_axis(segments, before, axis=1) == segments) & (index > 0)

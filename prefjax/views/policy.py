@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from prefjax.models.decoder import LanguageModel
-from prefjax.ops.token_kls import token_kls
 from prefjax.views import Named, layout, tokens
 
 TOKENS = "old_token_logps"
@@ -91,12 +90,8 @@ def _against(
     ref_states = functools.cache(lambda: tokens.row_states(model, reference, batch))
 
     def kls() -> jax.Array:
-        ref_flat, flat = (x.reshape(-1, x.shape[-1]) for x in (ref_states(), states()))
-        ref_head, head = model.unembed(reference), model.unembed(params)
-        rows = token_kls(
-            ref_flat, flat, ref_head.kernel, head.kernel, bias=ref_head.bias, ref_bias=head.bias, softcap=head.softcap
-        )
-        return per_token(rows.reshape(batch["tokens"].shape))
+        heads = model.unembed(reference), model.unembed(params)
+        return per_token(tokens.head_kls(*heads, ref_states(), states()))
 
     found: dict[str, Any] = {"token_kls": kls}
     if "ref_token_logps" not in stored:

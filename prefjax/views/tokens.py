@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from prefjax.models.decoder import LanguageModel
+from prefjax.models import placement
+from prefjax.models.decoder import LanguageModel, Unembed
 from prefjax.ops import logprobs
 from prefjax.ops.token_kls import token_kls
 from prefjax.views import layout
@@ -16,7 +17,14 @@ from prefjax.views import layout
 def row_states(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Array:
     """[R, T, D] the state that predicts each token."""
     hidden = model.hidden(params, *(batch[name] for name in layout.TOKEN_FIELDS))
-    return jnp.take_along_axis(hidden, layout.predictors(batch)[..., None], axis=1)
+    return placement.taken(hidden, layout.predictors(batch), layout.prompt_ends(batch), batch["segments"])
+
+
+def own_chunk(states: jax.Array, head: Unembed) -> int | None:
+    """Tokens whose logits a device holds together where it has its own tokens of each row; None: the default."""
+    rows, length, _ = states.shape
+    parts = placement.token_parts(rows, length)
+    return None if parts == 1 else logprobs.default_chunk(rows * length, head.kernel.shape[1], parts)
 
 
 def row_layers(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Array:
@@ -31,15 +39,21 @@ def row_stats(
 ) -> dict[str, jax.Array]:
     """{"logps" and each of `stats`: [R, T]} of all tokens, prompts too; see `ops.logprobs.token_stats`."""
     head = model.unembed(params)
-    found = logprobs.token_stats(
-        states.reshape(-1, states.shape[-1]),
-        head.kernel,
-        batch["tokens"].reshape(-1),
-        bias=head.bias,
-        softcap=head.softcap,
-        stats=stats,
-    )
-    return {name: value.reshape(batch["tokens"].shape) for name, value in found.items()}
+    chunk = own_chunk(states, head)
+
+    def of_rows(head: Unembed, states: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        found = logprobs.token_stats(
+            states.reshape(-1, states.shape[-1]),
+            head.kernel,
+            targets.reshape(-1),
+            bias=head.bias,
+            softcap=head.softcap,
+            chunk=chunk,
+            stats=stats,
+        )
+        return {name: value.reshape(targets.shape) for name, value in found.items()}
+
+    return placement.by_token(of_rows, head, states, batch["tokens"])
 
 
 def row_baselines(model: LanguageModel, params: Any, batch: layout.Batch, states: jax.Array) -> jax.Array:
@@ -52,15 +66,28 @@ def row_kls(
     model: LanguageModel, params: Any, reference: Any, batch: layout.Batch, states: jax.Array, ref_states: jax.Array
 ) -> jax.Array:
     """[R, T] exact KL(reference || policy) of the next token where a response's token stands, nats; else 0."""
-    head, ref_head = model.unembed(params), model.unembed(reference)
-    kls = token_kls(
-        states.reshape(-1, states.shape[-1]),
-        ref_states.reshape(-1, ref_states.shape[-1]),
-        head.kernel,
-        ref_head.kernel,
-        bias=head.bias,
-        ref_bias=ref_head.bias,
-        softcap=head.softcap,
-        where=layout.scored(batch).reshape(-1),
-    )
-    return kls.reshape(batch["tokens"].shape)
+    return head_kls(model.unembed(params), model.unembed(reference), states, ref_states, layout.scored(batch))
+
+
+def head_kls(
+    head: Unembed, ref_head: Unembed, states: jax.Array, ref_states: jax.Array, where: jax.Array | None = None
+) -> jax.Array:
+    """[R, T] `ops.token_kls` of rows of states [R, T, D]: KL(ref || policy), nats; 0 where `where` is False."""
+    chunk = own_chunk(states, head)
+
+    def of_rows(heads: tuple[Unembed, Unembed], *rows: jax.Array) -> jax.Array:
+        own, ref = heads
+        flat = [x.reshape(-1, x.shape[-1]) for x in rows[:2]]
+        kls = token_kls(
+            *flat,
+            own.kernel,
+            ref.kernel,
+            bias=own.bias,
+            ref_bias=ref.bias,
+            softcap=own.softcap,
+            chunk=chunk,
+            where=None if where is None else rows[2].reshape(-1),
+        )
+        return kls.reshape(rows[0].shape[:2])
+
+    return placement.by_token(of_rows, (head, ref_head), states, ref_states, *(() if where is None else (where,)))
