@@ -18,6 +18,19 @@ def no_arguments(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
 
 
+def define_distributed() -> None:
+    """The flag of programs that run as one process a host."""
+    flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize(), one process a host.")
+
+
+def begin_distributed() -> None:
+    """Before anything asks jax for its devices."""
+    if flags.FLAGS.distributed:
+        import jax
+
+        jax.distributed.initialize()
+
+
 def run(main: Callable[[list[str]], None], define: Callable[[], None]) -> None:
     """app.run, with an error in the input shown as one message instead of a stack.
 
@@ -48,7 +61,12 @@ def finish(
     show_samples: bool = True,
     target: float | None = None,
 ) -> Any:
-    """Evaluates the last run as its config says, prints the headline table and writes report.html; returns the data."""
+    """Evaluates the last run as its config says, prints the headline table and writes report.html; returns the data.
+
+    All processes of a run call it together: they share the evaluation, and the first one prints and writes.
+    """
+    import jax
+
     from prefjax.report import html
     from prefjax.report import run as reports
 
@@ -57,7 +75,8 @@ def finish(
     data = reports.report(
         runs, comparison=comparison, title=title, summary=summary, notes=notes, show_samples=show_samples, target=target
     )
-    print(html.text_table(data.headline), flush=True)
-    html.write_report(path, data)
-    print(f"report: {path}", flush=True)
+    if jax.process_index() == 0:
+        print(html.text_table(data.headline), flush=True)
+        html.write_report(path, data)
+        print(f"report: {path}", flush=True)
     return data

@@ -16,15 +16,21 @@ def define() -> None:
     flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest whole one by default.")
     flags.DEFINE_string("output", None, "Where the report goes; report.html in the run's folder by default.")
     flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
+    common.define_distributed()
 
 
 def main(argv: list[str]) -> None:
     common.no_arguments(argv)
+    common.begin_distributed()
+    import jax
+
     from prefjax import loop
 
     run = loop.load(flags.FLAGS.workdir, step=flags.FLAGS.step)
-    for name, value in sorted(run.evaluate().items()):
-        print(f"{name}: {value:.6g}")
+    found = run.evaluate()
+    if jax.process_index() == 0:
+        for name, value in sorted(found.items()):
+            print(f"{name}: {value:.6g}")
     common.finish(
         {run.config.name: run}, flags.FLAGS.output or run.workdir / "report.html", show_samples=flags.FLAGS.show_samples
     )

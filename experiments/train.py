@@ -26,17 +26,14 @@ def define() -> None:
     flags.DEFINE_bool("resume", True, "Go on from the newest checkpoint; --noresume refuses such a folder.")
     flags.DEFINE_bool("report", True, "Write report.html at the end.")
     flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
-    flags.DEFINE_bool("distributed", False, "Call jax.distributed.initialize(), one process a host.")
+    common.define_distributed()
     flags.mark_flag_as_required("config")
 
 
 def trained(argv: list[str]) -> Any:
     """The run that the flags describe, at its last step."""
     common.no_arguments(argv)
-    if flags.FLAGS.distributed:
-        import jax
-
-        jax.distributed.initialize()
+    common.begin_distributed()
     from prefjax import loop
 
     return loop.fit(flags.FLAGS.config, flags.FLAGS.workdir, resume=flags.FLAGS.resume)

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from prefjax import mesh, train
 from prefjax.data.gold import reward as gold_world
 from prefjax.generate import language
 from prefjax.metrics import statistics
 from prefjax.metrics.statistics import Estimate
-from prefjax.models import lora
+from prefjax.models import lora, placement
 from prefjax.objective import Objective, View, call, name_of
 from prefjax.ops import divergences, masked
 from prefjax.ops.masked import Mean
@@ -31,17 +32,18 @@ def means(
     batches: Batches,
     key: jax.Array,
     *,
-    put: Callable[[Any], Any] = lambda batch: batch,
+    grid: Mesh | None = None,
 ) -> dict[str, Mean]:
     """The objective (as `loss`) and its metrics over all batches, exact for any batch size and any empty slots.
 
     Args:
-      put: places a batch on the devices.
+      batches: on a mesh, this process's share of each (`mesh.share`).
+      grid: the mesh, if any.
     """
-    step = jax.jit(train.make_eval(objective))
+    step = _jitted(train.make_eval(objective), grid)
     total: dict[str, Mean] = {}
     for batch in batches:
-        part = step(params, carry, put(batch), key)
+        part = step(params, carry, batch, key)
         total = {name: total[name] + mean for name, mean in part.items()} if total else part
     return total
 
@@ -54,31 +56,40 @@ def collect(
     batches: Batches,
     key: jax.Array,
     *,
-    put: Callable[[Any], Any] = lambda batch: batch,
+    grid: Mesh | None = None,
 ) -> dict[str, np.ndarray]:
     """Arrays of every held-out example, [N, ...] in the order of `example_ids`; empty slots are left out.
 
     Args:
       view: gives `example_mask` and `example_ids`.
       arrays: what to keep of the view's named arrays: named -> {name: [B, ...]}; traced once.
-      put: places a batch on the devices.
+      batches: on a mesh, this process's share of each (`mesh.share`); every process gets all examples.
+      grid: the mesh, if any.
 
     Raises:
       ValueError: no batches.
     """
 
-    @jax.jit
-    def step(params: Any, carry: Any, batch: Any) -> dict[str, jax.Array]:
+    def kept_of(params: Any, carry: Any, batch: Any) -> dict[str, jax.Array]:
         named = view(params, carry, batch, key)
         return {**arrays(named), "example_ids": named["example_ids"], "example_mask": named["example_mask"]}
 
-    parts = [jax.device_get(step(params, carry, put(batch))) for batch in batches]
+    step = _jitted(kept_of, grid)
+    parts = [mesh.fetch(step(params, carry, batch)) for batch in batches]
     if not parts:
         raise ValueError("there are no held-out batches to collect from")
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     kept = np.flatnonzero(whole.pop("example_mask"))
     order = kept[np.argsort(whole["example_ids"][kept], kind="stable")]
     return {name: values[order] for name, values in whole.items()}
+
+
+def _jitted(step: Callable[..., Any], grid: Mesh | None) -> Callable[..., Any]:
+    """(params, carry, batch, ...) -> `step` of them under jit, on the mesh if there is one."""
+    if grid is None:
+        return jax.jit(step)
+    placed = jax.jit(placement.on(grid, step))
+    return lambda params, carry, batch, *rest: placed(params, carry, mesh.put_batch(batch, grid), *rest)
 
 
 class PairScores(NamedTuple):
@@ -134,10 +145,10 @@ def pair_scores(
     key: jax.Array,
     *,
     margin: Callable[..., jax.Array] | None = None,
-    put: Callable[[Any], Any] = lambda batch: batch,
+    grid: Mesh | None = None,
 ) -> PairScores:
-    """Margins and likelihood changes of every held-out pair; see `pair_arrays` for `margin`."""
-    found = collect(view, lambda named: pair_arrays(named, margin), params, carry, batches, key, put=put)
+    """Margins and likelihood changes of every held-out pair; see `pair_arrays` for `margin`, `collect` for the rest."""
+    found = collect(view, lambda named: pair_arrays(named, margin), params, carry, batches, key, grid=grid)
     return PairScores(found["example_ids"], found["margins"], found.get("chosen_change"), found.get("rejected_change"))
 
 
@@ -208,6 +219,7 @@ def compare(
     temperature: float = 1.0,
     num_samples: int = 1,
     batch_size: int = 64,
+    grid: Mesh | None = None,
 ) -> Comparison:
     """Samples from two parameter sets of one model, their rewards, and how far the first is from the second.
 
@@ -219,6 +231,7 @@ def compare(
       temperature: of the compared samples; the KL always takes samples at temperature 1.
       num_samples: S, responses a prompt.
       batch_size: prompts a device call; the result does not depend on it.
+      grid: the mesh whose devices, of all processes, share the prompts; every process gets all responses.
     """
     if len(prompts) != len(prompt_tokens) or not prompts:
         raise ValueError(f"prompts has {len(prompts)} entries and prompt_tokens {len(prompt_tokens)}; expected as many")
@@ -236,6 +249,7 @@ def compare(
             temperature=heat,
             num_samples=num_samples,
             batch_size=batch_size,
+            mesh=grid,
         )
 
     def scored(samples: language.Samples) -> tuple[list[str], np.ndarray]:
@@ -248,7 +262,7 @@ def compare(
     plain = after if temperature == 1.0 else draw(params, 2, 1.0)
     tokens = [prompt_tokens[index] for index in plain.prompt_index]
     ref_logps = language.response_logps(
-        model, reference, tokens, plain.tokens, plain.lengths, batch_size=batch_size * num_samples
+        model, reference, tokens, plain.tokens, plain.lengths, batch_size=batch_size * num_samples, mesh=grid
     )
     k1, k3 = response_kl(plain.logps, ref_logps, plain.mask)
     (before_texts, before_reward), (after_texts, after_reward) = scored(before), scored(after)
@@ -326,19 +340,20 @@ def gold(
         temperature=temperature,
         num_samples=num_samples,
         batch_size=batch_size,
+        grid=run.mesh,
     )
 
 
 def run_pairs(run: Any, view: View, *, margin: Callable[..., jax.Array] | None = None) -> PairScores:
-    """`pair_scores` of a run's held-out pairs under its present parameters."""
+    """`pair_scores` of a run's held-out pairs under its present parameters; all processes of the run share the work."""
     return pair_scores(
         view,
         run.state.params,
         train.with_step(run.state),
-        run.dataset.eval(),
+        run.dataset.eval(*mesh.share(run.mesh)),
         run.key,
         margin=margin,
-        put=lambda batch: mesh.put_batch(batch, run.mesh),
+        grid=run.mesh,
     )
 
 

@@ -61,7 +61,7 @@ class Run:
     def evaluate(self) -> dict[str, float]:
         """Means over the held-out batches, as `eval/<metric>`; empty when the data has no held-out part."""
         total: dict[str, Mean] = {}
-        batches = self.dataset.eval(jax.process_index(), jax.process_count())
+        batches = self.dataset.eval(*mesh.share(self.mesh))
         for batch in batches:
             part = self._eval_step(
                 self.state.params, train.with_step(self.state), mesh.put_batch(batch, self.mesh), self.key
@@ -316,7 +316,7 @@ def load(workdir: str | pathlib.Path, *, step: int | None = None) -> Run:
 def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: int) -> None:
     """Runs steps up to `last`; metrics are read one step late, so that the loop never waits for the device."""
     config, first = run.config, run.step
-    data = run.dataset.train(config.seed, jax.process_index(), jax.process_count())
+    data = run.dataset.train(config.seed, *mesh.share(run.mesh))
     if data_state is not None:
         data.set_state(data_state)
     update = train.make_step(run.objective, run.tx, refresh_of(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -95,19 +97,67 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+@functools.cache
+def share(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): of `count` equal parts of a batch's rows this process's devices hold the one at `index`.
+
+    Processes whose devices share rows, as where "tensor" or "sequence" goes across processes, have the same index.
+
+    Raises:
+      ValueError: this process has no device on the mesh, or its devices hold no such part.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    places = batch_sharding(mesh).devices_indices_map((parts,))
+    own = sorted({where[0].start or 0 for d, where in places.items() if d.process_index == jax.process_index()})
+    if not own or parts % len(own) or own != list(range(own[0], own[0] + len(own))) or own[0] % len(own):
+        raise ValueError(f"mesh {dict(mesh.shape)}: process {jax.process_index()} holds rows {own} of {parts}")
+    return own[0] // len(own), parts // len(own)
+
+
+def rows_sharding(rows: int, mesh: Mesh) -> NamedSharding:
+    """`batch_sharding` where the devices divide so many rows (of all processes), else replicated."""
+    divides = rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+    return batch_sharding(mesh) if divides else NamedSharding(mesh, PartitionSpec())
+
+
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Global arrays from this process's rows; leading axes that the devices do not divide are replicated.
+    """Global arrays from this process's `share` of rows; leading axes that the devices do not divide are replicated.
 
     Raises:
       ValueError: several processes, and a leading axis that the devices do not divide.
     """
-    cut, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    _, count = share(mesh)
 
     def put(name: str, x: np.ndarray) -> jax.Array:
-        divides = (x.shape[0] * jax.process_count()) % parts == 0
-        if not divides and jax.process_count() > 1:
+        where = rows_sharding(x.shape[0] * count, mesh)
+        if where.is_fully_replicated and count > 1:
+            parts = mesh.shape["data"] * mesh.shape["fsdp"]
             raise ValueError(f"batch[{name!r}] has {x.shape[0]} rows a process; {parts} devices do not divide them")
-        return jax.make_array_from_process_local_data(cut if divides else whole, x)
+        return jax.make_array_from_process_local_data(where, x)
 
     return {name: put(name, np.asarray(x)) for name, x in batch.items()}
+
+
+def fetch(tree: Any) -> Any:
+    """A tree of arrays as numpy, on every process all of it; all processes call it together."""
+
+    def whole(x: Any) -> Any:
+        far = isinstance(x, jax.Array) and not x.is_fully_addressable
+        return multihost_utils.process_allgather(x, tiled=True) if far else x
+
+    return jax.device_get(jax.tree.map(whole, tree) if jax.process_count() > 1 else tree)
+
+
+def first_held(tree: Any) -> Any:
+    """The rows of each array, as numpy, of which this process holds the first copy: over all processes each row once.
+
+    Args:
+      tree: of arrays that are cut along their leading axis alone, or not at all.
+    """
+
+    def rows(x: jax.Array) -> np.ndarray:
+        shards = sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        mine = [np.asarray(shard.data) for shard in shards if shard.replica_id == 0]
+        return np.concatenate(mine or [np.asarray(shards[0].data)[:0]])
+
+    return jax.tree.map(rows, tree)

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from prefjax import leaves, mesh, rundir
@@ -25,6 +26,7 @@ from prefjax.data import iterate, packing
 from prefjax.data.reference_store import CONTEXT, ReferenceStore, keys_of
 from prefjax.models import lora, placement
 from prefjax.models.decoder import LanguageModel
+from prefjax.online import processes
 from prefjax.views import language
 
 RECORD = "reference.json"
@@ -56,7 +58,7 @@ def _checksum(x: jax.Array) -> jax.Array:
 def fingerprint(model: LanguageModel, params: Any) -> str:
     """A hash of what a log-prob depends on beside the tokens: the model's function and its parameters."""
     named = {name: x for name, x in leaves.named_leaves(params).items() if not name.startswith(("score/", "learned/"))}
-    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_checksum, tree))(named))
+    sums = mesh.fetch(jax.jit(lambda tree: jax.tree.map(_checksum, tree))(named))
     config = {name: v for name, v in dataclasses.asdict(model.config).items() if name not in _FREE}
     digest = hashlib.sha256(json.dumps(rundir.plain(config), sort_keys=True).encode())
     for name, leaf in sorted(named.items()):
@@ -89,27 +91,22 @@ def attach(
       known: the fingerprint, where the run has recorded it.
 
     Raises:
-      ValueError: data without responses, something to compute in a run of several processes, or by parameters that
-        are no longer those of `known`.
+      ValueError: data without responses, something to compute by parameters that are no longer those of `known`, or
+        a store that several processes do not all see.
     """
     corpora: list[Any] = [getattr(dataset, name, None) for name in ("training", "held_out")]
     if not all(isinstance(corpus, packing.Corpus) for corpus in corpora) or not dataset.layout.responses:
         raise ValueError("reference_store needs data of prompts and responses that are known before training")
     reference = None if known is not None else params()
     name = fingerprint(model, reference) if known is None else known
-    store = ReferenceStore(folder, name)
-    began, total, todo = time.monotonic(), 0, []
-    for corpus in corpora:
-        keys = keys_of(corpus)
-        total += sum(map(len, keys))
-        absent = [i for i, own in enumerate(keys) if any(key not in store for key in own)]
-        todo += [corpus[i] for i in absent]
+    store = ReferenceStore(folder, name, writer=jax.process_index())
+    began = time.monotonic()
+    keys = [own for corpus in corpora for own in keys_of(corpus)]
+    # What the first process finds counts for all; none writes before all have looked
+    absent = processes.agreed(np.array([any(key not in store for key in own) for own in keys], np.float64))
+    examples = (corpus[i] for corpus in corpora for i in range(len(corpus)))
+    todo = [example for example, lacks in zip(examples, absent, strict=True) if lacks]
     if todo:
-        if jax.process_count() > 1:
-            raise ValueError(
-                f"{folder}: reference log-probs of {len(todo)} examples are missing, and several processes cannot "
-                "compute them; fill the store with one process first"
-            )
         reference = params() if reference is None else reference
         if (found := fingerprint(model, reference)) != name:
             raise ValueError(
@@ -117,30 +114,50 @@ def attach(
                 f"began with, and what it would compute them by is now {found}; bring the store back"
             )
         _fill(store, todo, dataset.layout, model, reference, grid)
-    print(
-        f"reference: {total} responses, {len(todo)} examples computed in {time.monotonic() - began:.1f} s; "
-        f"reference {name}, store {folder}",
-        flush=True,
-    )
-    parts = [dataclasses.replace(c, fields={**c.fields, FIELD: store.field(c)}) for c in corpora]
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("reference store filled")
+            store = ReferenceStore(folder, name)
+    fields = processes.together(lambda: [_field(store, corpus) for corpus in corpora])
+    if jax.process_index() == 0:
+        print(
+            f"reference: {sum(map(len, keys))} responses, {len(todo)} examples computed in "
+            f"{time.monotonic() - began:.1f} s; reference {name}, store {folder}",
+            flush=True,
+        )
+    parts = [dataclasses.replace(c, fields={**c.fields, FIELD: x}) for c, x in zip(corpora, fields, strict=True)]
     return dataclasses.replace(dataset, training=parts[0], held_out=parts[1]), name
 
 
+def _field(store: ReferenceStore, corpus: packing.Corpus) -> np.ndarray:
+    try:
+        return store.field(corpus)
+    except KeyError as error:
+        raise ValueError(
+            f"{store.folder}: process {jax.process_index()} lacks log-probs that were there or have been written; "
+            "expected a folder that all processes see"
+        ) from error
+
+
 def _fill(store: ReferenceStore, todo: list[Any], layout: Any, model: Any, params: Any, grid: Mesh) -> None:
-    """One pass over examples that the store lacks; a part is written every BATCHES batches."""
+    """One pass over examples that the store lacks, by all devices; each process writes the log-probs of its own rows.
+
+    A part is written every BATCHES batches.
+    """
     kept = [{name: x for name, x in e["fields"].items() if name == CONTEXT} for e in todo]
     plain = [{**e, "id": i, "fields": fields} for i, (e, fields) in enumerate(zip(todo, kept, strict=True))]
     corpus = packing.corpus(plain, responses=layout.responses)
     keys, new = keys_of(corpus), {}
+    index, count = mesh.share(grid)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=mesh.rows_sharding(layout.groups, grid))
     @functools.partial(placement.on, grid)
     def step(params: Any, batch: Any) -> dict[str, jax.Array]:
         named = language.lists(params, {}, batch, jax.random.key(0), model=model)
         return {name: named[name] for name in ("list_logps", "example_ids", "example_mask")}
 
-    for number, batch in enumerate(iterate.EvalBatches(corpus, layout), 1):
-        found = jax.device_get(step(params, mesh.put_batch(batch, grid)))
+    batches = iterate.EvalBatches(corpus, layout, shard_index=index, shard_count=count)
+    for number, batch in enumerate(batches, 1):
+        found = mesh.first_held(step(params, mesh.put_batch(batch, grid)))
         for slot in np.flatnonzero(found["example_mask"]):
             own = keys[found["example_ids"][slot]]
             new |= dict(zip(own, found["list_logps"][slot], strict=False))

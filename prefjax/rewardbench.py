@@ -151,9 +151,9 @@ def scores(
         _one_score if reward == "scores" else _log_ratio,
         lora.parameters(run.model, run.state.params, run.state.carry),
         {**train.with_step(run.state), **({} if reference is None else {"reference": reference})},
-        made.train_in_order(),
+        made.train_in_order(*mesh.share(run.mesh)),
         run.key,
-        put=lambda batch: mesh.put_batch(batch, run.mesh),
+        grid=run.mesh,
     )["value"]
     if len(found) != len(flat):
         raise ValueError(f"{len(flat) - len(found)} of {len(flat)} responses could not be scored: {made.counts}")

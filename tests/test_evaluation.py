@@ -108,7 +108,7 @@ def test_response_kl_is_unbiased_and_ignores_padding():
 
 def _run(data, model, params, reference):
     state = types.SimpleNamespace(params=params, carry={"reference": reference})
-    return types.SimpleNamespace(model=model, dataset=data, state=state)
+    return types.SimpleNamespace(model=model, dataset=data, state=state, mesh=None)
 
 
 def test_gold_comparison(data, model, params, reference):
@@ -126,6 +126,7 @@ def test_gold_comparison(data, model, params, reference):
     assert found.kl.value > 1 and found.kl_k3.value > 1
     wins = np.sign(found.after_reward.mean(1) - found.before_reward.mean(1))
     assert found.win_rate.value == pytest.approx(np.mean((wins + 1) / 2), abs=1e-6)
+    run.mesh = mesh.make_mesh({"data": 2}, devices=jax.devices()[:2])  # two devices share the prompts of a call
     again = evaluation.gold(run, batch_size=4, **options)
     assert again.after == found.after and again.before == found.before
     np.testing.assert_allclose(again.log_ratio, found.log_ratio, atol=1e-3)

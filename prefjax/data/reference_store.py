@@ -1,7 +1,8 @@
 """A store of reference log-probs on disk: each response's is computed once for each reference, whatever runs need it.
 
 `<folder>/<reference's fingerprint>/part-*.safetensors` hold `keys` [n, 16] (of SHA-256 of prompt and response tokens)
-and `logps` [n] in nats; a part is written whole, so that an interrupted pass goes on where it was.
+and `logps` [n] in nats; a part is written whole, so that an interrupted pass goes on where it was. Several processes
+write parts of their own, and read those of all.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def keys_of(corpus: Corpus) -> list[list[bytes]]:
 class ReferenceStore:
     """Log-probs of responses under one reference, by content."""
 
-    def __init__(self, folder: str | os.PathLike[str], reference: str):
-        """Reads the parts of the reference of that fingerprint under `folder`."""
-        self.folder = pathlib.Path(folder) / reference
+    def __init__(self, folder: str | os.PathLike[str], reference: str, *, writer: int = 0):
+        """Reads the parts of the reference of that fingerprint under `folder`; `writer` is which process adds some."""
+        self.folder, self._writer = pathlib.Path(folder) / reference, writer
         self._logps: dict[bytes, float] = {}
         for part in sorted(self.folder.glob("part-*.safetensors")) if self.folder.is_dir() else ():
             try:
@@ -64,7 +65,7 @@ class ReferenceStore:
         if not keys:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"part-{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}.safetensors"
+        name = f"part-{hashlib.sha256(b''.join(keys)).hexdigest()[:16]}-{self._writer}.safetensors"
         temporary = self.folder / f".{name}.{os.getpid()}"
         flat = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY)
         save_file({"keys": flat, "logps": np.asarray(logps, np.float32)}, temporary)

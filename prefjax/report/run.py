@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from prefjax import evaluation, rundir
@@ -21,6 +22,8 @@ from prefjax.writers import JSONL
 def stage(run: Any, *, name: str | None = None, note: str = "", baselines: bool = True) -> Stage:
     """A run as a stage of a report: its curves and, for pairs, what it does on the held-out ones.
 
+    All processes of a run call it together and share its pairs; text baselines are fitted by the first alone.
+
     Args:
       run: a `prefjax.loop.Run`.
       name: the stage's title; the config's name by default.
@@ -34,7 +37,7 @@ def stage(run: Any, *, name: str | None = None, note: str = "", baselines: bool 
     scores = evaluation.run_pairs(run, view, margin=margin)
     made.accuracy, made.margins = scores.accuracy, scores.margins
     made.chosen_change, made.rejected_change = scores.chosen_change, scores.rejected_change
-    if baselines:
+    if baselines and jax.process_index() == 0:
         made.baselines = {found.name: found.accuracy for found in fit_baselines(run.dataset)}
     return made
 

@@ -77,9 +77,9 @@ def head_kls(
 
     def of_rows(heads: tuple[Unembed, Unembed], *rows: jax.Array) -> jax.Array:
         own, ref = heads
-        flat = [x.reshape(-1, x.shape[-1]) for x in rows[:2]]
         kls = token_kls(
-            *flat,
+            rows[0].reshape(-1, rows[0].shape[-1]),
+            rows[1].reshape(-1, rows[1].shape[-1]),
             own.kernel,
             ref.kernel,
             bias=own.bias,
