@@ -118,6 +118,7 @@ class LanguageModel:
       init: key -> params.
       hidden: (params, tokens [R, T], positions, segments, branches) -> [R, T, D], the final norm's output. `segments`
         None is one segment a row, `branches` None is branch 0, `positions` None is 0 .. T-1 (one segment, one branch).
+        With `where` [R, T] bool the states of other tokens need not be right (0, or the norm's bias), which spares work.
         `steer` [L, D] is added to the residual stream after each layer; with `exits`, numbers of layers (0 .. L), it
         returns (states, early), early [E, R, T, D] the residual stream after so many layers, not yet normed.
       unembed: params -> Unembed.
@@ -379,14 +380,23 @@ class _Spec:
         return {**_pure(layers.Ends(cfg, layers.noise_of(keys[0]))), "layers": stacked}
 
     def hidden(
-        self, params, tokens, positions=None, segments=None, branches=None, *, exits: Sequence[int] = (), steer=None
+        self,
+        params,
+        tokens,
+        positions=None,
+        segments=None,
+        branches=None,
+        *,
+        where=None,
+        exits: Sequence[int] = (),
+        steer=None,
     ) -> Any:
         length = tokens.shape[1]
         if positions is None:
             if segments is not None or branches is not None:
                 raise ValueError("positions=None means one segment and one branch; give positions with segments")
             positions = jnp.arange(length)[None]
-        for name, array in {"segments": segments, "branches": branches}.items():
+        for name, array in {"segments": segments, "branches": branches, "where": where}.items():
             if array is not None and array.shape != tokens.shape:
                 raise ValueError(f"{name} has shape {list(array.shape)} but tokens has {list(tokens.shape)}")
         mask = placement.tokens(attention.layout_mask(segments, branches, length))
@@ -400,9 +410,10 @@ class _Spec:
 
         x = placement.embedded(ends.embedded(tokens, positions))
         if not exits and steer is None and self._native(x, params["layers"]):
-            return ends.norm(self._native_layers(x, params["layers"], contexts[0], segments))
+            return ends.norm(self._native_layers(x, params["layers"], contexts[0], segments, where))
         x, early, _ = self._run(layer, x, params["layers"], contexts, exits, steer)
-        return (ends.norm(x), early) if exits else ends.norm(x)
+        x = ends.norm(x if where is None else jnp.where(where[..., None], x, 0))
+        return (x, early) if exits else x
 
     def _native(self, x, stacked) -> bool:
         """Whether the kernel of `ops.native` runs all layers: as Llama's, in float32, where it was faster."""
@@ -432,13 +443,14 @@ class _Spec:
             stacked["attn_norm"]["scale"], mlp_norm=stacked["mlp_norm"]["scale"], **attn, **mlp
         )
 
-    def _native_layers(self, x, stacked, context: _Context, segments) -> jax.Array:
+    def _native_layers(self, x, stacked, context: _Context, segments, where) -> jax.Array:
         cfg, table = self.cfg, context.table
         assert table is not None
         facts = native_layers.Facts(cfg.num_heads, cfg.num_kv_heads, cfg.norm_eps, cfg.attention_scale, cfg.norm_offset)
         real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
         mask = context.mask & real[:, :, None]
-        return native_layers.run(facts, x, self._native_weights(stacked), *table, mask, real)
+        asked = real if where is None else real & where
+        return native_layers.run(facts, x, self._native_weights(stacked), *table, mask, real, asked)
 
     def normed(self, params, states) -> jax.Array:
         return self._merge_ends(params).norm(states)

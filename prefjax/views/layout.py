@@ -133,6 +133,13 @@ def response_tokens(values: jax.Array, batch: Batch, size: int | None = None) ->
     return _per_example(jnp.where(mask, taken, 0), batch), _per_example(mask.astype(jnp.int32), batch) > 0
 
 
+def last_tokens(batch: Batch) -> jax.Array:
+    """[R, T] bool: the last token of each response."""
+    first, count = _starts(batch)
+    columns = jnp.arange(batch["tokens"].shape[1])
+    return jnp.any((columns == (first + count - 1)[..., None]) & (count > 0)[..., None], axis=1)
+
+
 def last_states(hidden: jax.Array, batch: Batch) -> jax.Array:
     """[R, T, D] -> [B, K, D]: the state at the last token of each response, found from lengths alone."""
     first, count = _starts(batch)

@@ -22,7 +22,9 @@ def outputs(model: Any) -> int:
 
 def response_states(params: Any, batch: layout.Batch, model: LanguageModel) -> jax.Array:
     """[B, K, D] the state at each response's last token."""
-    return layout.last_states(model.hidden(params, *(batch[name] for name in layout.TOKEN_FIELDS)), batch)
+    # A model of one's own may know no `where`
+    asked = {"where": layout.last_tokens(batch)} if isinstance(model, LanguageModel) else {}
+    return layout.last_states(model.hidden(params, *(batch[name] for name in layout.TOKEN_FIELDS), **asked), batch)
 
 
 def response_scores(params: Any, batch: layout.Batch, model: LanguageModel) -> jax.Array:

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,9 @@ def test_maps_over_a_batch():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-SMALL = dict(vocab_size=70, hidden_size=40, num_layers=3, num_heads=4, num_kv_heads=2, intermediate_size=72)
+SMALL: dict[str, Any] = dict(
+    vocab_size=70, hidden_size=40, num_layers=3, num_heads=4, num_kv_heads=2, intermediate_size=72
+)
 
 
 def rows_of(prompt, response, padding):
@@ -139,12 +142,12 @@ def rows_of(prompt, response, padding):
     return [jnp.asarray(array, jnp.int32) for array in (tokens, positions, segments, branches)]
 
 
-def run_layers(model, params, rows, grad, monkeypatch, kernel):
+def run_layers(model, params, rows, grad, monkeypatch, kernel, **options):
     """(states, gradients in the parameters) of a model, on the kernel or not."""
     with monkeypatch.context() as patched:
         patched.setattr(library, "usable", lambda name: kernel and name == "layers")
         patched.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
-        return pulled(lambda params: model.hidden(params, *rows), grad, params)
+        return pulled(lambda params: model.hidden(params, *rows, **options), grad, params)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +176,31 @@ def test_layers_are_those_of_the_modules(options, sizes, monkeypatch):
         patched.setattr(library, "usable", lambda name: True)
         patched.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
         np.testing.assert_array_equal(jax.jit(lambda params: model.hidden(params, *rows))(params), got[0])
+
+
+@pytest.mark.parametrize("asked", ["last", "some", "one row", "none"])
+def test_layers_for_the_tokens_asked_for(asked, monkeypatch):
+    model = decoder(**SMALL)
+    params = jax.tree.map(lambda x: x + 0.1 * normal(x.size, *x.shape), model.init(jax.random.key(0)))
+    rows = rows_of(9, 60, 5)
+    shape = rows[0].shape
+    where = {
+        "last": jnp.zeros(shape, bool).at[:, jnp.array([68, 128])].set(True),
+        "some": jax.random.bernoulli(jax.random.key(1), 0.3, shape),
+        "one row": jnp.zeros(shape, bool).at[1].set(True),
+        "none": jnp.zeros(shape, bool),
+    }[asked]
+    real = (rows[2] > 0)[..., None]
+    # A token with no gradient, and one with a gradient that is not asked for
+    grad = (normal(9, *shape, 40) * real).at[:, 68].set(0)
+    got, expected = (
+        run_layers(model, params, rows, grad, monkeypatch, kernel, where=where) for kernel in (True, False)
+    )
+    np.testing.assert_allclose(got[0] * real, expected[0] * real, rtol=1e-4, atol=2e-5)
+    largest = jax.tree.map(lambda x: jnp.abs(x).max() + 1e-9, expected[1])
+    close(*(jax.tree.map(jnp.divide, tree, largest) for tree in (got[1], expected[1])))
+    whole = run_layers(model, params, rows, grad, monkeypatch, True)[0]
+    np.testing.assert_array_equal(got[0], jnp.where(where[..., None], whole, 0))
 
 
 def test_layers_of_padding_alone(monkeypatch):

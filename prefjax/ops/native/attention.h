@@ -31,8 +31,10 @@ struct Shape {
 struct Run { int64_t first, count; };  // panels of keys, one after another
 using Runs = std::vector<Run>;
 
-// For each mask and block of queries, the runs of panels in which some query sees some key
-inline std::vector<Runs> visible(xla::ffi::ThreadPool& pool, const Shape& s, const bool* mask) {
+// For each mask and block of queries, the runs of panels in which some query sees some key; `asked` [masks, queries] says
+// which queries count, all of them if it is null
+inline std::vector<Runs> visible(xla::ffi::ThreadPool& pool, const Shape& s, const bool* mask,
+                                 const bool* asked = nullptr) {
   std::vector<Runs> out(s.masks * s.blocks());
   parallel(pool, s.masks * s.blocks(), [&](int64_t i) {
     const int64_t first = i % s.blocks() * ROWS, last = std::min(first + ROWS, s.queries);
@@ -40,7 +42,8 @@ inline std::vector<Runs> visible(xla::ffi::ThreadPool& pool, const Shape& s, con
     for (int64_t p = 0; p < s.panels(); ++p) {
       const int64_t from = p * NR, size = std::min<int64_t>(NR, s.keys - from);
       bool seen = false;
-      for (int64_t q = first; q < last && !seen; ++q) seen = std::memchr(rows + q * s.keys + from, 1, size) != nullptr;
+      for (int64_t q = first; q < last && !seen; ++q)
+        seen = (!asked || asked[i / s.blocks() * s.queries + q]) && std::memchr(rows + q * s.keys + from, 1, size);
       if (!seen) continue;
       if (!out[i].empty() && out[i].back().first + out[i].back().count == p) ++out[i].back().count;
       else out[i].push_back({p, 1});

@@ -1,9 +1,11 @@
 // All layers of a Llama, x + attention(norm x) and then x + mlp(norm x), with their gradients: a block of tokens at a
 // time between one attention and the next, so that norms, rotations and sums are made on what is in cache.
 //
-// Padding is left out: it has zeros, and its gradient is zero.
+// Padding is left out: it has zeros, and its gradient is zero. So are, after the attention of the last layer, tokens that
+// are not asked for and, backwards, those without a gradient.
 #include "layers.h"
 
+#include <memory>
 #include <utility>
 
 namespace ffi = xla::ffi;
@@ -21,13 +23,25 @@ constexpr int64_t ROWS = mlp::ROWS;
 struct Inputs {
   Floats norm, q, k, v, o, mlp_norm, gate, up, down;  // each [layers, ...]
   Floats cos, sin;                                    // [rows or 1, length, pairs]
-  Flags mask, real;                                   // [rows or 1, length, length], [rows, length]
+  Flags mask, real, where;                            // [rows or 1, length, length], [rows, length] twice
 
   Weights at(const Shape& s, int64_t l) const {
     const int64_t a = s.dim * s.queries(), b = s.dim * s.keys(), c = s.dim * s.inner;
     return {norm.typed_data() + l * s.dim, q.typed_data() + l * a, k.typed_data() + l * b, v.typed_data() + l * b,
             o.typed_data() + l * a, mlp_norm.typed_data() + l * s.dim,
             {gate.typed_data() + l * c, up.typed_data() + l * c, down.typed_data() + l * c}};
+  }
+  Tokens tokens(const Shape& s) const {
+    return {s.all(), [&](int64_t i) { return real.typed_data()[i]; }};
+  }
+  Tokens asked(const Shape& s) const {
+    return {s.all(), [&](int64_t i) { return real.typed_data()[i] && where.typed_data()[i]; }};
+  }
+  // Runs of keys for queries of `tokens` alone
+  std::vector<attention::Runs> visible(ffi::ThreadPool& pool, const attention::Shape& s, const Tokens& tokens) const {
+    const auto asked = std::make_unique<bool[]>(s.masks * s.queries);
+    for (const int64_t token : tokens.at) asked[s.masks == 1 ? token % s.queries : token] = true;
+    return attention::visible(pool, s, mask.typed_data(), asked.get());
   }
   int64_t angles(const Shape& s, int64_t token) const {  // where those of a token stand
     return (cos.dimensions()[0] == 1 ? token % s.length : token) * s.turned;
@@ -128,15 +142,15 @@ void finish(const Shape& s, const mlp::Shape& m, const Tokens& tokens, const Pac
 }
 
 ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o, Floats mlp_norm,
-                   Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real, Result out,
-                   Result xs, Result mids, Result qs, Result ks, Result vs, Result mixed, Result lses, Result products,
+                   Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real,
+                   Flags where, Result out, Result xs, Result mids, Result qs, Result ks, Result vs, Result mixed, Result lses, Result products,
                    int64_t heads, int64_t groups, float eps, float scale, float offset) {
-  const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real};
+  const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real, where};
   const Shape s = shape_of(x, in, heads, groups, eps, scale, offset);
-  const Tokens tokens(real.typed_data(), s.all());
-  const mlp::Shape m(tokens.count(), s.dim, s.inner, s.all());
+  const Tokens tokens = in.tokens(s), asked = in.asked(s);
+  const mlp::Shape m(tokens.count(), s.dim, s.inner, s.all()), of_asked(asked.count(), s.dim, s.inner, s.all());
   const auto mixing = s.mixing(mask.dimensions()[0]);
-  const auto runs = attention::visible(pool, mixing, mask.typed_data());
+  const auto runs = in.visible(pool, mixing, tokens), last_runs = in.visible(pool, mixing, asked);
   const bool keep = mids->element_count() > 0;
   const int64_t n = s.all(), of_lse = n * s.heads, of_products = 2 * n * m.blocks() * m.columns;
   static thread_local Scratch shared;
@@ -162,10 +176,15 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats
     zero(here.q, real.typed_data(), n, s.queries());
     zero(here.k, real.typed_data(), n, s.keys());
     zero(here.v, real.typed_data(), n, s.keys());
-    attention::attend(pool, mixing, runs, mask.typed_data(), s.scale, here.q, here.k, here.v, here.mixed, here.lse);
-    parallel(pool, tokens.blocks(), [&](int64_t block) { finish(s, m, tokens, packed, from, block, here, to); });
+    attention::attend(pool, mixing, last ? last_runs : runs, mask.typed_data(), s.scale, here.q, here.k, here.v,
+                      here.mixed, here.lse);
+    const Tokens& wanted = last ? asked : tokens;
+    parallel(pool, wanted.blocks(), [&](int64_t block) {
+      finish(s, last ? of_asked : m, wanted, packed, from, block, here, to);
+    });
   }
   zero(out->typed_data(), real.typed_data(), n, s.dim);
+  zero(out->typed_data(), where.typed_data(), n, s.dim);
   return ffi::Error::Success();
 }
 
@@ -181,11 +200,12 @@ struct Sums {
   }
 };
 
-// out[r, :columns] = the sum over lanes of their rows, `width` apart
-void reduce(const std::vector<Sums>& lanes, float* Sums::*of, int64_t width, int64_t r, int64_t columns, float* out) {
-  std::copy_n(lanes[0].*of + r * width, columns, out + r * columns);
-  for (size_t lane = 1; lane < lanes.size(); ++lane)
-    for (int64_t c = 0; c < columns; ++c) out[r * columns + c] += (lanes[lane].*of)[r * width + c];
+// out[r, :columns] = the sum of the first lanes' rows, `width` apart
+void reduce(const std::vector<Sums>& sums, int64_t lanes, float* Sums::*of, int64_t width, int64_t r, int64_t columns,
+            float* out) {
+  std::copy_n(sums[0].*of + r * width, columns, out + r * columns);
+  for (int64_t lane = 1; lane < lanes; ++lane)
+    for (int64_t c = 0; c < columns; ++c) out[r * columns + c] += (sums[lane].*of)[r * width + c];
 }
 
 // Transposes of the projections, in panels
@@ -197,11 +217,13 @@ struct Back {
   Back(const Shape& s, float* room) {
     q = room, k = q + s.wide() * s.queries(), v = k + s.wide() * s.keys(), o = v + s.wide() * s.keys();
   }
-  void fill(const Shape& s, const Weights& w) {
-    pack_transposed(w.q, s.queries(), s.dim, s.queries(), q);
-    pack_transposed(w.k, s.keys(), s.dim, s.keys(), k);
-    pack_transposed(w.v, s.keys(), s.dim, s.keys(), v);
-    pack_transposed(w.o, s.dim, s.queries(), s.dim, o);
+  void fill(ffi::ThreadPool& pool, const Shape& s, const Weights& w) {
+    parallel(pool, 4, [&](int64_t piece) {
+      if (piece == 0) pack_transposed(w.q, s.queries(), s.dim, s.queries(), q);
+      if (piece == 1) pack_transposed(w.o, s.dim, s.queries(), s.dim, o);
+      if (piece == 2) pack_transposed(w.k, s.keys(), s.dim, s.keys(), k);
+      if (piece == 3) pack_transposed(w.v, s.keys(), s.dim, s.keys(), v);
+    });
   }
 };
 
@@ -264,90 +286,109 @@ void to_input(const Shape& s, const Inputs& in, const Tokens& tokens, const Back
 }
 
 ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o, Floats mlp_norm,
-                    Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real, Floats xs,
+                    Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real,
+                    Flags where, Floats xs,
                     Floats mids, Floats qs, Floats ks, Floats vs, Floats mixed, Floats lses, Floats products, Floats grad,
                     Result in_x, Result in_norm, Result in_q, Result in_k, Result in_v, Result in_o, Result in_mlp_norm,
                     Result in_gate, Result in_up, Result in_down, int64_t heads, int64_t groups, float eps, float scale,
                     float offset) {
-  const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real};
+  const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real, where};
   const Shape s = shape_of(x, in, heads, groups, eps, scale, offset);
-  const Tokens tokens(real.typed_data(), s.all());
+  const Tokens tokens = in.tokens(s), asked = in.asked(s);
+  // After its attention the last layer has gradients in these tokens alone
+  const Tokens late(s.all(), [&](int64_t i) {
+    const float* row = grad.typed_data() + i * s.dim;
+    return real.typed_data()[i] && where.typed_data()[i] && std::any_of(row, row + s.dim, [](float g) { return g != 0; });
+  });
   const auto mixing = s.mixing(mask.dimensions()[0]);
-  const auto runs = attention::visible(pool, mixing, mask.typed_data());
+  const auto runs = in.visible(pool, mixing, tokens), last_runs = in.visible(pool, mixing, late);
   const int64_t n = s.all(), some = tokens.count(), blocks = tokens.blocks();
-  const mlp::Shape m(some, s.dim, s.inner, n);
-  const int64_t mlp_lanes = mlp::lanes_of(pool, m), of_products = 2 * n * m.blocks() * m.columns;
-  const int64_t lanes = std::max<int64_t>(1, std::min<int64_t>({16, 2 * pool.num_threads(), blocks}));
+  const int64_t mlp_lanes = mlp::lanes_of(pool, {some, s.dim, s.inner, n});
+  const int64_t most = std::max<int64_t>(1, std::min<int64_t>({16, 2 * pool.num_threads(), blocks}));
   static thread_local Scratch shared;
-  float* room = shared.of(some * (2 * s.stride() + mlp_lanes * s.wide()) + n * (2 * s.queries() + 2 * s.keys()) +
-                          lanes * Sums::size(s) + Back::size(s) + 2 * s.wide());
+  float* room = shared.of(some * (3 * s.stride() + mlp_lanes * s.wide()) + n * (2 * s.queries() + 2 * s.keys()) +
+                          most * Sums::size(s) + Back::size(s) + 2 * s.wide());
   const auto take = [&](int64_t floats) { return std::exchange(room, room + floats); };
-  float *grads = take(some * s.stride()), *states = take(some * s.stride()), *of_mlp = take(mlp_lanes * some * s.wide());
-  float* in_mixed = take(n * s.queries());
+  float *grads = take(some * s.stride()), *late_grads = take(some * s.stride()), *states = take(some * s.stride());
+  float *of_mlp = take(mlp_lanes * some * s.wide()), *in_mixed = take(n * s.queries());
   Kept inner{};
   inner.q = take(n * s.queries()), inner.k = take(n * s.keys()), inner.v = take(n * s.keys());
   std::vector<Sums> sums;
-  for (int64_t lane = 0; lane < lanes; ++lane) sums.emplace_back(s, take(Sums::size(s)));
+  for (int64_t lane = 0; lane < most; ++lane) sums.emplace_back(s, take(Sums::size(s)));
   Back back(s, take(Back::size(s)));
   float *factor = take(s.wide()), *mlp_factor = take(s.wide());
-  zero(in_mixed, real.typed_data(), n, s.queries());
-  spread(pool, grad.typed_data(), some, s.dim, s.stride(), grads, [&](int64_t i) { return tokens.at[i]; });
-  if (!some)
+  std::fill_n(in_x->typed_data(), n * s.dim, 0.0f);
+  if (!late.count()) {
     for (Result* to : {&in_norm, &in_q, &in_k, &in_v, &in_o, &in_mlp_norm, &in_gate, &in_up, &in_down})
       std::fill_n((*to)->typed_data(), (*to)->element_count(), 0.0f);
-  const auto each_lane = [&](const auto& work) {  // blocks of tokens in order, a share of them to each lane
+    return ffi::Error::Success();
+  }
+  std::fill_n(in_mixed, n * s.queries(), 0.0f);
+  spread(pool, grad.typed_data(), late.count(), s.dim, s.stride(), late_grads, [&](int64_t i) { return late.at[i]; });
+  // Blocks of tokens in order, a share of them to each lane; how many lanes that were
+  const auto each_lane = [&](const Tokens& tokens, const auto& work) {
+    const int64_t blocks = tokens.blocks(), lanes = std::min(most, blocks);
     parallel(pool, lanes, [&](int64_t lane) {
       const int64_t from = lane * blocks / lanes, to = (lane + 1) * blocks / lanes;
       for (int64_t block = from; block < to; ++block) work(block, block != from, sums[lane]);
     });
+    return lanes;
   };
-  for (int64_t l = s.layers - 1; some && l >= 0; --l) {
+  const auto same = mlp::same_places(some), late_places = asked.places(late), late_among = tokens.places(late);
+  for (int64_t l = s.layers - 1; l >= 0; --l) {
     const Weights w = in.at(s, l);
+    const bool last = l == s.layers - 1;
     const float* from = l == 0 ? x.typed_data() : xs.typed_data() + (l - 1) * n * s.dim;
     const Kept kept{nullptr, mids.typed_data() + l * n * s.dim, qs.typed_data() + l * n * s.queries(),
                     ks.typed_data() + l * n * s.keys(), vs.typed_data() + l * n * s.keys(),
                     mixed.typed_data() + l * n * s.queries(), lses.typed_data() + l * n * s.heads,
-                    products.typed_data() + l * of_products};
+                    products.typed_data() + l * (products.element_count() / s.layers)};
     layers::factors(s, w.norm, factor);
     layers::factors(s, w.mlp_norm, mlp_factor);
     for (const Sums& own : sums) std::fill_n(own.norm, 2 * s.wide(), 0.0f);
-    back.fill(s, w);
-    parallel(pool, blocks, [&](int64_t block) {
-      for (int64_t i = tokens.first(block); i < tokens.first(block + 1); ++i) {
+    back.fill(pool, s, w);
+    const Tokens& here = last ? late : tokens;
+    float* of_here = last ? late_grads : grads;
+    parallel(pool, here.blocks(), [&](int64_t block) {
+      for (int64_t i = here.first(block); i < here.first(block + 1); ++i) {
         float* row = states + i * s.stride();
-        widen(kept.mid + tokens.at[i] * s.dim, s.dim, s.stride(), row);
+        widen(kept.mid + here.at[i] * s.dim, s.dim, s.stride(), row);
         layers::norm(s, row, mlp_factor, row);
       }
     });
-    mlp::backward(pool, m, w.inner, states, grads, kept.products, mlp_lanes, of_mlp,
-                  in_gate->typed_data() + l * s.dim * s.inner, in_up->typed_data() + l * s.dim * s.inner,
-                  in_down->typed_data() + l * s.dim * s.inner);
-    each_lane([&](int64_t block, bool add, const Sums& own) {
-      to_attention(s, tokens, back, kept, mlp_factor, of_mlp, mlp_lanes, block, grads, in_mixed, add, own);
+    mlp::backward(pool, {here.count(), s.dim, s.inner, n}, w.inner, states, of_here, kept.products,
+                  last ? late_places : same, mlp_lanes, of_mlp, in_gate->typed_data() + l * s.dim * s.inner,
+                  in_up->typed_data() + l * s.dim * s.inner, in_down->typed_data() + l * s.dim * s.inner);
+    const int64_t lanes_o = each_lane(here, [&](int64_t block, bool add, const Sums& own) {
+      to_attention(s, here, back, kept, mlp_factor, of_mlp, mlp_lanes, block, of_here, in_mixed, add, own);
     });
-    attention::attend_grads(pool, mixing, runs, mask.typed_data(), s.scale, kept.q, kept.k, kept.v, kept.mixed, kept.lse,
-                            in_mixed, inner.q, inner.k, inner.v);
-    each_lane([&](int64_t block, bool add, const Sums& own) {
+    if (last) {
+      std::fill_n(grads, some * s.stride(), 0.0f);
+      for (int64_t i = 0; i < late.count(); ++i)
+        std::copy_n(late_grads + i * s.stride(), s.stride(), grads + late_among[i] * s.stride());
+    }
+    attention::attend_grads(pool, mixing, last ? last_runs : runs, mask.typed_data(), s.scale, kept.q, kept.k, kept.v,
+                            kept.mixed, kept.lse, in_mixed, inner.q, inner.k, inner.v);
+    const int64_t lanes = each_lane(tokens, [&](int64_t block, bool add, const Sums& own) {
       to_input(s, in, tokens, back, from, factor, inner, block, grads, add, own);
     });
     float *to_q = in_q->typed_data() + l * s.dim * s.queries(), *to_k = in_k->typed_data() + l * s.dim * s.keys();
     float *to_v = in_v->typed_data() + l * s.dim * s.keys(), *to_o = in_o->typed_data() + l * s.dim * s.queries();
     parallel(pool, s.dim, [&](int64_t d) {
-      reduce(sums, &Sums::q, padded(s.queries()), d, s.queries(), to_q);
-      reduce(sums, &Sums::k, padded(s.keys()), d, s.keys(), to_k);
-      reduce(sums, &Sums::v, padded(s.keys()), d, s.keys(), to_v);
+      reduce(sums, lanes, &Sums::q, padded(s.queries()), d, s.queries(), to_q);
+      reduce(sums, lanes, &Sums::k, padded(s.keys()), d, s.keys(), to_k);
+      reduce(sums, lanes, &Sums::v, padded(s.keys()), d, s.keys(), to_v);
     });
-    parallel(pool, s.queries(), [&](int64_t c) { reduce(sums, &Sums::o, s.wide(), c, s.dim, to_o); });
-    reduce(sums, &Sums::norm, s.wide(), 0, s.dim, in_norm->typed_data() + l * s.dim);
-    reduce(sums, &Sums::mlp_norm, s.wide(), 0, s.dim, in_mlp_norm->typed_data() + l * s.dim);
+    parallel(pool, s.queries(), [&](int64_t c) { reduce(sums, lanes_o, &Sums::o, s.wide(), c, s.dim, to_o); });
+    reduce(sums, lanes, &Sums::norm, s.wide(), 0, s.dim, in_norm->typed_data() + l * s.dim);
+    reduce(sums, lanes_o, &Sums::mlp_norm, s.wide(), 0, s.dim, in_mlp_norm->typed_data() + l * s.dim);
   }
-  std::fill_n(in_x->typed_data(), n * s.dim, 0.0f);
   for (int64_t i = 0; i < some; ++i)
     std::copy_n(grads + i * s.stride(), s.dim, in_x->typed_data() + tokens.at[i] * s.dim);
   return ffi::Error::Success();
 }
 
-// x [rows, length, dim], weights [layers, ...], angles, mask, real tokens; see Inputs
+// x [rows, length, dim], weights [layers, ...], angles, mask, real tokens, those asked for; see Inputs
 auto inputs() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
@@ -363,6 +404,7 @@ auto inputs() {
       .Arg<Floats>()
       .Arg<Floats>()
       .Arg<Floats>()
+      .Arg<Flags>()
       .Arg<Flags>()
       .Arg<Flags>();
 }

@@ -26,12 +26,20 @@ struct Weights {
   mlp::Weights inner;
 };
 
-// Real tokens, in blocks of about equal size
+// Some of all tokens, in blocks of about equal size
 struct Tokens {
   std::vector<int64_t> at;
-  explicit Tokens(const bool* real, int64_t n) {
+  template <typename Which>
+  Tokens(int64_t n, const Which& which) {
     for (int64_t i = 0; i < n; ++i)
-      if (real[i]) at.push_back(i);
+      if (which(i)) at.push_back(i);
+  }
+  // The place among these of each of `some`, which are among them
+  std::vector<int64_t> places(const Tokens& some) const {
+    std::vector<int64_t> out(some.at.size());
+    for (size_t i = 0, j = 0; i < out.size(); out[i++] = j)
+      while (at[j] != some.at[i]) ++j;
+    return out;
   }
   int64_t count() const { return at.size(); }
   int64_t blocks() const { return (count() + mlp::ROWS - 1) / mlp::ROWS; }

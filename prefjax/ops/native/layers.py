@@ -42,7 +42,7 @@ class Facts(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def run(facts: Facts, x: jax.Array, weights: Weights, cos, sin, mask, real) -> jax.Array:
+def run(facts: Facts, x: jax.Array, weights: Weights, cos, sin, mask, real, where) -> jax.Array:
     """The residual stream after all layers; reverse mode only, in x and the weights.
 
     Args:
@@ -50,11 +50,12 @@ def run(facts: Facts, x: jax.Array, weights: Weights, cos, sin, mask, real) -> j
       cos, sin: [R or 1, T, pairs] float32 (`rope.tables`).
       mask: bool [R or 1, T, T], query by key, of real tokens alone.
       real: bool [R, T]; tokens without it are left out: they give 0 and have no gradient.
+      where: bool [R, T], tokens asked for; the others give 0, and the last layer spares itself what they need.
 
     Returns:
       [R, T, D].
     """
-    return _call(facts, keep=False, args=(x, *weights, cos, sin, mask, real))[0]
+    return _call(facts, keep=False, args=(x, *weights, cos, sin, mask, real, where))[0]
 
 
 def _call(facts: Facts, *, keep: bool, args: tuple[jax.Array, ...]) -> Any:
@@ -70,8 +71,8 @@ def _call(facts: Facts, *, keep: bool, args: tuple[jax.Array, ...]) -> Any:
     return jax.ffi.ffi_call("prefjax_layers", out, vmap_method="sequential")(*args, **facts.attributes())
 
 
-def _forward(facts: Facts, x, weights: Weights, cos, sin, mask, real) -> tuple[jax.Array, Any]:
-    args = (x, *weights, cos, sin, mask, real)
+def _forward(facts: Facts, x, weights: Weights, cos, sin, mask, real, where) -> tuple[jax.Array, Any]:
+    args = (x, *weights, cos, sin, mask, real, where)
     out, *kept = _call(facts, keep=True, args=args)
     return out, (args, kept)
 
@@ -81,7 +82,7 @@ def _backward(facts: Facts, saved: Any, grad: jax.Array) -> tuple[Any, ...]:
     like = tuple(jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in args[:10])
     call = jax.ffi.ffi_call("prefjax_layers_grads", like, vmap_method="sequential")
     in_x, *in_weights = call(*args, *kept, grad, **facts.attributes())
-    return in_x, Weights(*in_weights), None, None, None, None
+    return in_x, Weights(*in_weights), None, None, None, None, None
 
 
 run.defvjp(_forward, _backward)

@@ -43,7 +43,7 @@ ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats gate, Floats up, Floa
   spread(pool, x.typed_data(), n, s.dim, s.stride(), states, same);
   spread(pool, grad.typed_data(), n, s.dim, s.stride(), grads, same);
   mlp::backward(pool, s, {gate.typed_data(), up.typed_data(), down.typed_data()}, states, grads, kept.typed_data(),
-                lanes, sums, in_gate->typed_data(), in_up->typed_data(), in_down->typed_data());
+                mlp::same_places(n), lanes, sums, in_gate->typed_data(), in_up->typed_data(), in_down->typed_data());
   add_lanes(pool, sums, lanes, n, s.dim, s.wide(), in_x->typed_data(), same);
   return ffi::Error::Success();
 }

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 #include "gemm.h"
 #include "pack.h"
@@ -68,15 +70,21 @@ inline void forward(const Shape& s, const float* packed, const float* x, int64_t
   }
 }
 
+inline std::vector<int64_t> same_places(int64_t n) {
+  std::vector<int64_t> out(n);
+  std::iota(out.begin(), out.end(), 0);
+  return out;
+}
+
 inline int64_t lanes_of(xla::ffi::ThreadPool& pool, const Shape& s) {
   return ::lanes_of(pool, 1, s.blocks(), s.tokens, s.wide());
 }
 
 // Gradients in the weights, and in the states as sums [lanes, tokens, wide] to be added up; states and grads (those in
-// what came out) are [tokens, stride]
+// what came out) are [tokens, stride]; `places` says which token of the forward pass each was
 inline void backward(xla::ffi::ThreadPool& pool, const Shape& s, const Weights& w, const float* states,
-                     const float* grads, const float* kept, int64_t lanes, float* sums, float* in_gate, float* in_up,
-                     float* in_down) {
+                     const float* grads, const float* kept, const std::vector<int64_t>& places, int64_t lanes,
+                     float* sums, float* in_gate, float* in_up, float* in_down) {
   const int64_t n = s.tokens;
   parallel(pool, lanes, [&](int64_t lane) {
     static thread_local Scratch scratch;
@@ -98,7 +106,7 @@ inline void backward(xla::ffi::ThreadPool& pool, const Shape& s, const Weights& 
         product(in_out, s.stride(), 1, of_down, s.dim * NR, NR, rows, panels, s.dim, a, s.width(), false);
         for (int64_t i = 0; i < rows; ++i) {
           float *row = a + i * s.width(), *of_g = g + i * s.width(), *of_u = u + i * s.width();
-          const float *gated = kept + s.kept(block, t + i), *upped = gated + s.room * s.columns;
+          const float *gated = kept + s.kept(block, places[t + i]), *upped = gated + s.room * s.columns;
           for (int64_t j = 0; j < size; j += W) {
             const vec in_a = load(row + j), left = load(gated + j), right = load(upped + j), share = sigmoid(left);
             const vec silu = left * share;
