@@ -24,6 +24,7 @@ _REFUSED = (
 _FREE = {"dtype", "param_dtype", "remat", "scan_layers", "attention", "init_std", "global_every", "global_layers"}
 _HEADS = {"lm_head", "outputs", "tied", "logit_softcap", "head_bias", "score_bias"}
 ENCODERS = ("bert",)
+_OF_IMAGES = ("text_config", "vision_config", "mm_tokens_per_image")
 _WITH_IMAGES = ("Gemma3ForConditionalGeneration", "Gemma3ForSequenceClassification")
 
 
@@ -54,21 +55,20 @@ def parse(config: Mapping[str, Any], where: str) -> Folder:
     Raises:
       ValueError: a family, class, activation, rope type or other field that is not known, named with what is.
     """
-    kind, classes = config.get("model_type"), config.get("architectures")
-    if kind == "gemma3" and isinstance(config.get("text_config"), Mapping):  # with images: the text part alone
-        config = {"tie_word_embeddings": config.get("tie_word_embeddings", True), **config, **config["text_config"]}
-        kind = "gemma3_text"
+    classes, config = config.get("architectures"), of_text(config)
+    kind = config.get("model_type")
     if kind in ENCODERS:
         raise ValueError(f"{where}: model_type={kind!r} is an encoder; read it with prefjax.models.hf_encoder")
     if kind not in FAMILIES:
         raise ValueError(f"{where}: model_type={kind!r} is unknown; {did_you_mean(str(kind), FAMILIES)}")
     family = FAMILIES[kind]
-    fields = Fields(where, {**config, "model_type": kind}, family.defaults)
+    fields = Fields(where, config, family.defaults)
     for name in _REFUSED:
         if fields.get(name):
             raise ValueError(f"{where}: {name}={fields.get(name)!r} is not supported; expected it absent or false")
     head = _head(family, classes, where)
     switches = family.read(fields)
+    fields.refuse_unread()
     tied = switches["tied"]
     if head == "score":
         labels = fields.get("id2label")
@@ -76,6 +76,15 @@ def parse(config: Mapping[str, Any], where: str) -> Folder:
     elif head == "bare" and not tied:
         switches = without_lm_head(switches)
     return Folder(family, head, switches, tied)
+
+
+def of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config.json, or of one with an image encoder (Gemma 3) what it says of the text model."""
+    if config.get("model_type") != "gemma3" or not isinstance(config.get("text_config"), Mapping):
+        return config
+    outer = {name: value for name, value in config.items() if name not in _OF_IMAGES}
+    tied = config.get("tie_word_embeddings", True)
+    return {"tie_word_embeddings": tied, **outer, **config["text_config"], "model_type": "gemma3_text"}
 
 
 def _head(family: Family, classes: Any, where: str) -> str:
@@ -121,13 +130,42 @@ def describe(cfg: DecoderConfig, architecture: str | None) -> tuple[Family, str,
     raise ValueError(f"{what} this decoder; what {nearest} does not have: {', '.join(wrong)}")
 
 
+def like(config: Mapping[str, Any], cfg: DecoderConfig, where: str) -> tuple[Family, str, dict[str, Any]]:
+    """As `describe`, with the fields of a config.json that a decoder was read from, spelled as there.
+
+    Args:
+      config: its content.
+      cfg: `LanguageModel.config`; it may have a new score head.
+      where: its path, for messages.
+
+    Raises:
+      ValueError: the decoder computes another function than `config` says, naming the switches.
+    """
+    described = parse(config, where)
+    head = "score" if cfg.outputs else "lm"
+    wrong = _missing_head(cfg, head)
+    wrong += [f"{name}={own!r}" for name, (_, own) in differences(described.switches, cfg).items()]
+    if head == "lm":
+        if described.head != "lm":
+            wrong.append("lm_head=True")
+        wrong += _other_heads(described.switches, cfg)
+    if wrong:
+        raise ValueError(f"{where} is not this decoder; what it does not have: {', '.join(wrong)}")
+    fields = dict(of_text(config)) | {"architectures": [getattr(described.family, head)]}
+    if head == "score" and len(fields.get("id2label") or ()) != cfg.outputs:
+        fields |= _labels(cfg)
+    return described.family, head, fields
+
+
+def _labels(cfg: DecoderConfig) -> dict[str, Any]:
+    labels = [f"LABEL_{i}" for i in range(cfg.outputs)]
+    return {"id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)}}  # fmt: skip
+
+
 def _fields(family: Family, cfg: DecoderConfig, head: str) -> dict[str, Any]:
     fields = {"architectures": [getattr(family, head)], "model_type": family.model_type, **family.write(cfg)}
-    if head == "score":
-        labels = [f"LABEL_{i}" for i in range(cfg.outputs)]
-        fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
-        fields["label2id"] = {label: i for i, label in enumerate(labels)}
-    return fields
+    return fields | (_labels(cfg) if head == "score" else {})
 
 
 def _missing_head(cfg: DecoderConfig, head: str) -> list[str]:
@@ -149,11 +187,12 @@ def _lost(family: Family, cfg: DecoderConfig, head: str) -> list[str]:
     """Switches of `cfg` that are lost on the way through the family's config.json."""
     switches = parse(_fields(family, cfg, head), "config.json").switches
     wrong = [f"{name}={own!r}" for name, (_, own) in differences(switches, cfg).items()]
-    if head == "lm":
-        back = _resolved(switches)
-        wrong += [f"{name}={getattr(cfg, name)!r}" for name in ("tied", "logit_softcap", "head_bias")
-                  if not _same(getattr(cfg, name), back[name])]  # fmt: skip
-    return wrong
+    return wrong + (_other_heads(switches, cfg) if head == "lm" else [])
+
+
+def _other_heads(switches: Switches, cfg: DecoderConfig) -> list[str]:
+    back, own = _resolved(switches), dataclasses.asdict(cfg)
+    return [f"{n}={own[n]!r}" for n in ("tied", "logit_softcap", "head_bias") if not _same(own[n], back[n])]
 
 
 def _resolved(switches: Switches) -> Switches:

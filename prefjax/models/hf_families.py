@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,19 +32,54 @@ ACTIVATION_NAMES = {
 }
 
 
+# Fields that say nothing about what is computed of a text: names, ids, dropout, sampling, what a class returns, marks
+# of programs that wrote the folder.
+_SILENT = re.compile(
+    r"_.*|unsloth_.*|transformers\.js_config|.*dropout.*|.*_pdrop|summary_.*|output_.*|.*_token_ids?|.*_token_index"
+    r"|architectures|model_type|auto_map|name_or_path|model_name|transformers_version|(torch_)?dtype|torchscript"
+    r"|attn_implementation|tokenizer_class|tokenizer_name|problem_type|finetuning_task|task_specific_params"
+    r"|id2label|label2id|num_labels|use_cache|cache_implementation|use_bfloat16|use_return_dict|return_dict.*"
+    r"|gradient_checkpointing|initializer_.*|init_std|chunk_size_feed_forward|pretraining_tp|reorder_and_upcast_attn"
+    r"|is_decoder|is_llama_config|n_ctx|max_sequence_length|model_max_length|predict_special_tokens"
+    r"|(max|min)_(new_tokens|length)|do_sample|early_stopping|num_beams|num_beam_groups|diversity_penalty|temperature"
+    r"|top_k|top_p|min_p|typical_p|.*repetition_penalty|length_penalty|.*no_repeat_ngram_size|bad_words_ids"
+    r"|num_return_sequences|remove_invalid_values|exponential_decay_length_penalty|.*suppress_tokens"
+    r"|rope_scaling|rope_parameters|rope_theta|sliding_window_size|tf_legacy_loss|directionality|pooler_.*"
+)
+_NUMBERS = frozenset(
+    "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
+    "rms_norm_eps layer_norm_eps layer_norm_epsilon initializer_range n_embd n_layer n_head n_positions "
+    "query_pre_attn_scalar type_vocab_size rope_local_base_freq sliding_window_pattern".split()
+)
+
+
 class Fields(Mapping[str, Any]):
     """The fields of a config.json, with the family's defaults; a missing one is an error that names the file."""
 
     def __init__(self, where: str, given: Mapping[str, Any], defaults: Mapping[str, Any]):
         self.where, self.data = where, {**defaults, **given}
+        self.asked = set(defaults)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.data:
             raise ValueError(f"{self.where}: field {name!r} is missing")
-        return self.data[name]
+        value = self.get(name)
+        if name in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{self.where}: {name}={value!r}: expected a number")
+        return value
 
     def get(self, name: str, default: Any = None) -> Any:
+        self.asked.add(name)
         return self.data.get(name, default)
+
+    def refuse_unread(self) -> None:
+        """Raises for a field that is set, that nobody asked for, and that may say what is computed."""
+        for name, value in self.data.items():
+            if name not in self.asked and not _SILENT.fullmatch(name) and value not in (None, False, 0, "", [], {}):
+                raise ValueError(
+                    f"{self.where}: {name}={value!r} is not known of {self.data.get('model_type')!r}; "
+                    "if it does not change what the model computes, take it out of the file"
+                )
 
     def __iter__(self):
         return iter(self.data)
@@ -271,7 +307,7 @@ def _read_gemma2(fields: Fields) -> Switches:
 def _write_gemma2(cfg: DecoderConfig) -> dict[str, Any]:
     return {
         **_write_gemma(cfg),
-        "sliding_window": cfg.sliding_window,
+        "sliding_window": cfg.sliding_window or 4096,  # asked for by transformers also where no layer slides
         "layer_types": _kinds(cfg),
         "query_pre_attn_scalar": round(cfg.attention_scale**-2),  # an integer to Hugging Face
         "attn_logit_softcapping": cfg.attention_softcap,
@@ -290,6 +326,8 @@ def _read_gemma3(fields: Fields) -> Switches:
     if stretched is not None:
         raise ValueError(f"{fields.where}: rope_parameters.sliding_attention is scaled; expected rope_type 'default'")
     switches = _capped(fields, kinds)
+    if switches["attention_softcap"] is not None:  # transformers has the field, and leaves it out of attention
+        raise ValueError(f"{fields.where}: attn_logit_softcapping={switches['attention_softcap']}: expected null")
     return {
         **switches,
         "qk_norm": True,
@@ -300,7 +338,8 @@ def _read_gemma3(fields: Fields) -> Switches:
 
 
 def _write_gemma3(cfg: DecoderConfig) -> dict[str, Any]:
-    return {**_write_gemma2(cfg), "rope_local_base_freq": cfg.rope_local_theta or cfg.rope_theta}
+    local_theta = cfg.rope_local_theta or cfg.rope_theta
+    return {**_write_gemma2(cfg), "attn_logit_softcapping": None, "rope_local_base_freq": local_theta}
 
 
 def _read_gpt2(fields: Fields) -> Switches:
@@ -365,7 +404,7 @@ def _read_gpt_neox(fields: Fields) -> Switches:
         "parallel_residual": bool(fields["use_parallel_residual"]),
         "max_positions": fields["max_position_embeddings"],
         "rope_theta": theta,
-        "rope_fraction": fields["rotary_pct"] if fraction is None else fraction,
+        "rope_fraction": _rotated(fields) if fraction is None else fraction,
         "rope_scaling": scaling,
         "qkv_bias": bias,
         "out_bias": bias,
@@ -373,6 +412,11 @@ def _read_gpt_neox(fields: Fields) -> Switches:
         "tied": bool(fields["tie_word_embeddings"]),
         "init_std": fields["initializer_range"],
     }
+
+
+def _rotated(fields: Fields) -> float:
+    both = [fields.get(name) for name in ("rotary_pct", "partial_rotary_factor")]
+    return next((value for value in both if value is not None), 0.25)
 
 
 def _write_gpt_neox(cfg: DecoderConfig) -> dict[str, Any]:
@@ -415,7 +459,7 @@ _GEMMA3 = {**_GEMMA2, "attn_logit_softcapping": None, "final_logit_softcapping":
 _GPT2 = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "scale_attn_weights": True,
          "tie_word_embeddings": True, "initializer_range": 0.02}  # fmt: skip
 _NEOX = {"hidden_act": "gelu", "layer_norm_eps": 1e-5, "use_parallel_residual": True, "attention_bias": True,
-         "rotary_pct": 0.25, "tie_word_embeddings": False, "initializer_range": 0.02,
+         "tie_word_embeddings": False, "initializer_range": 0.02,
          "max_position_embeddings": 2048}  # fmt: skip
 
 

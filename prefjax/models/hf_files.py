@@ -26,6 +26,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "F16", "BF16")
+PIECE = 2**24  # bytes of a tensor, about, that are read at a time
 
 Path = str | os.PathLike[str]
 
@@ -42,9 +43,9 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 
 
 class Store:
-    """The tensors of a folder's safetensors; opening reads names, shapes and types, and no values."""
+    """The tensors of a folder's safetensors; it reads names, shapes and types, and no values."""
 
-    def __init__(self, folder: pathlib.Path, stack: contextlib.ExitStack):
+    def __init__(self, folder: pathlib.Path):
         index = folder / INDEX
         placed = _index(index) if index.is_file() else {}
         if not placed and not (folder / WEIGHTS).is_file():
@@ -52,38 +53,59 @@ class Store:
             raise FileNotFoundError(f"{folder}: expected {WEIGHTS} or {INDEX}; it has {', '.join(others) or 'neither'}")
         self.where = index if placed else folder / WEIGHTS
         self.files: dict[str, pathlib.Path] = {}
-        self._open: dict[pathlib.Path, Any] = {}
+        self._about: dict[str, tuple[tuple[int, ...], str]] = {}
         for name in sorted(set(placed.values())) or [WEIGHTS]:
             file = folder / name
             if not file.is_file():
                 raise FileNotFoundError(f"{file} does not exist, but {index} names it")
             try:
-                self._open[file] = stack.enter_context(safe_open(file, framework="np"))
+                with safe_open(file, framework="np") as opened:
+                    for tensor in opened.keys():
+                        source = opened.get_slice(tensor)
+                        self.files[tensor] = file
+                        self._about[tensor] = tuple(source.get_shape()), source.get_dtype()
             except SafetensorError as error:
                 raise ValueError(f"{file}: not a whole safetensors file: {error}") from error
-            self.files.update((tensor, file) for tensor in self._open[file].keys())
         for tensor, name in placed.items():
             if self.files.get(tensor) != folder / name:
                 raise ValueError(f"{folder / name}: tensor {tensor!r} is missing, but {index} places it there")
 
-    def source(self, name: str) -> Any:
-        """The tensor, to be sliced; values are read then."""
-        return self._open[self.files[name]].get_slice(name)
+    @contextlib.contextmanager
+    def sources(self) -> Iterator[Callable[[str], Any]]:
+        """A function from names to tensors to be sliced; the files are mapped until the end, so that pages once read
+        do not pile up beside what was made of them."""
+        with contextlib.ExitStack() as stack:
+            opened: dict[pathlib.Path, Any] = {}
+
+            def source(name: str) -> Any:
+                file = self.files[name]
+                if file not in opened:
+                    opened[file] = stack.enter_context(safe_open(file, framework="np"))
+                return opened[file].get_slice(name)
+
+            yield source
+
+    def equal(self, name: str, other: str) -> bool:
+        """Whether two tensors have the same shape and values; read a piece at a time."""
+        if self._about[name][0] != self._about[other][0]:
+            return False
+        (rows, *rest), _ = self._about[name]
+        step = max(1, PIECE // (8 * math.prod(rest)))
+        with self.sources() as source:
+            a, b = source(name), source(other)
+            cuts = (slice(i, min(i + step, rows)) for i in range(0, rows, step))
+            return all(np.array_equal(a[cut], b[cut]) for cut in cuts)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raises where the tensor is missing, or has another shape or a type that is not a float."""
         if name not in self.files:
             near = did_you_mean(name, self.files) if len(self.files) < 8 else ""
             raise ValueError(f"{self.where}: tensor {name!r} of shape {list(shape)} is missing{near and '; ' + near}")
-        source = self.source(name)
-        if tuple(source.get_shape()) != shape:
-            raise ValueError(
-                f"{self.files[name]}: tensor {name!r} has shape {list(source.get_shape())}; expected {list(shape)}"
-            )
-        if source.get_dtype() not in DTYPES:
-            raise ValueError(
-                f"{self.files[name]}: tensor {name!r} has type {source.get_dtype()}; expected {', '.join(DTYPES)}"
-            )
+        own, dtype = self._about[name]
+        if own != shape:
+            raise ValueError(f"{self.files[name]}: tensor {name!r} has shape {list(own)}; expected {list(shape)}")
+        if dtype not in DTYPES:
+            raise ValueError(f"{self.files[name]}: tensor {name!r} has type {dtype}; expected {', '.join(DTYPES)}")
 
 
 def _index(file: pathlib.Path) -> dict[str, str]:
@@ -137,21 +159,34 @@ def sharding_of(shardings: Any, path: str) -> Any:
 
 
 def read(store: Store, place: Place, shape: tuple[int, ...], dtype: Any, sharding: Any) -> jax.Array:
-    """One parameter, filled layer by layer; with a sharding, each piece on its device."""
+    """One parameter, filled layer by layer and piece by piece; with a sharding, each shard on its device."""
 
     def part(index):
         index = tuple(slice(*i.indices(size)[:2]) for i, size in zip(index, shape, strict=True))
         out = np.empty([i.stop - i.start for i in index], dtype)
-        if not place.layered:
-            out[...] = place.form.read(store.source(place.names[0]), place.number, index, place.widths)
-            return out
-        for row, layer in enumerate(range(index[0].start, index[0].stop)):
-            out[row] = place.form.read(store.source(place.names[layer]), place.number, index[1:], place.widths)
+        with store.sources() as source:
+            if place.layered:
+                for row, layer in enumerate(range(index[0].start, index[0].stop)):
+                    _fill(out[row], source(place.names[layer]), place, index[1:])
+            else:
+                _fill(out, source(place.names[0]), place, index)
         return out
 
     if sharding is None:
         return jnp.asarray(part((slice(None),) * len(shape)))
     return jax.make_array_from_callback(shape, sharding, part)
+
+
+def _fill(out: np.ndarray, source: Any, place: Place, index: hf_tensors.Index) -> None:
+    """out[...] = what `index` takes of a part of a tensor, cut along the axis that is the tensor's first."""
+    axis = place.form.first % out.ndim
+    step = max(1, PIECE // (4 * max(1, out.size // max(1, out.shape[axis]))))
+    for start in range(0, out.shape[axis], step):
+        stop, begin = min(start + step, out.shape[axis]), index[axis].start
+        own = [slice(None)] * out.ndim
+        own[axis] = slice(start, stop)
+        piece = (*index[:axis], slice(begin + start, begin + stop), *index[axis + 1 :])
+        out[tuple(own)] = place.form.read(source, place.number, piece, place.widths)
 
 
 @contextlib.contextmanager

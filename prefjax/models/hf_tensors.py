@@ -24,7 +24,13 @@ IGNORED = re.compile(
 
 
 class Form(Protocol):
-    """How one tensor holds one or several parameters (parts); a layer's axis is not part of a shape here."""
+    """How one tensor holds one or several parameters (parts); a layer's axis is not part of a shape here.
+
+    Attributes:
+      first: the axis of a part that lies along the tensor's first.
+    """
+
+    first: int
 
     def shape(self, parts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         """The tensor's shape."""
@@ -42,6 +48,8 @@ class Form(Protocol):
 class _Same:
     """The parameter as it is."""
 
+    first = 0
+
     def shape(self, parts):
         return parts[0]
 
@@ -55,6 +63,8 @@ class _Same:
 class _Transposed:
     """A linear layer of torch, [outputs, inputs]."""
 
+    first = -1
+
     def shape(self, parts):
         return parts[0][::-1]
 
@@ -67,6 +77,8 @@ class _Transposed:
 
 class _Columns:
     """Parts side by side on the last axis: GPT-2's q, k and v."""
+
+    first = 0
 
     def shape(self, parts):
         return (*parts[0][:-1], sum(part[-1] for part in parts))
@@ -84,15 +96,19 @@ class _Interleaved:
     """Transposed, and head by head q, k and v: GPT-NeoX."""
 
     heads: int
+    first = -1
 
     def shape(self, parts):
         return (sum(part[-1] for part in parts), *parts[0][:-1])
 
     def read(self, source, number, index, widths):
-        whole = source[:]
-        rest = whole.shape[1:]
-        part = whole.reshape(self.heads, len(widths), -1, *rest)[:, number].reshape(-1, *rest)
-        return part.T[index]
+        head = widths[number] // self.heads
+        rows, out = index[-1], []
+        for one in range(rows.start // head, -(-rows.stop // head)):
+            low, high = max(rows.start - one * head, 0), min(rows.stop - one * head, head)
+            begin = (one * len(widths) + number) * head
+            out.append(source[(slice(begin + low, begin + high), *index[:-1])])
+        return np.concatenate(out).T
 
     def join(self, parts):
         split = [part.T.reshape(self.heads, -1, *part.shape[:-1]) for part in parts]

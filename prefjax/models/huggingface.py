@@ -6,7 +6,6 @@ Which fields and names these have stands in `hf_families` and `hf_tensors`; no o
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import pathlib
@@ -18,9 +17,11 @@ import jax.numpy as jnp
 
 from prefjax import leaves
 from prefjax.config import did_you_mean
-from prefjax.models import hf_configs, hf_files, hf_tensors
+from prefjax.models import hf_configs, hf_files, hf_tensors, hf_tokenizers
 from prefjax.models.decoder import LanguageModel, Params, decoder
 from prefjax.models.hf_files import CONFIG, INDEX, WEIGHTS, Path, Store
+
+GENERATION = "generation_config.json"
 
 
 def is_folder(path: Path) -> bool:
@@ -138,14 +139,13 @@ def read_params(
     described, cfg = _described(folder), model.config
     shapes = leaves.named_leaves(jax.eval_shape(model.init, jax.random.key(0)))
     dtype = jnp.dtype(cfg.param_dtype if dtype is None else dtype)
-    with contextlib.ExitStack() as stack:
-        store = Store(folder, stack)
-        places = _places(store, described, model, {path: leaf.shape for path, leaf in shapes.items()})
-        out = {}
-        for path in shapes:
-            if path in places:
-                sharding = hf_files.sharding_of(shardings, path)
-                out[path] = hf_files.read(store, places[path], shapes[path].shape, dtype, sharding)
+    store = Store(folder)
+    places = _places(store, described, model, {path: leaf.shape for path, leaf in shapes.items()})
+    out = {}
+    for path in shapes:
+        if path in places:
+            sharding = hf_files.sharding_of(shardings, path)
+            out[path] = hf_files.read(store, places[path], shapes[path].shape, dtype, sharding)
     fresh = [path for path in shapes if path not in places]
     if fresh and key is not None:
         # Under jit only what is asked for is computed, and where it shall lie
@@ -166,7 +166,7 @@ def _places(
     body = hf_tensors.body(kind, cfg)
     bases = (described.family.base, *hf_tensors.OTHER_BASES)
     base = next((base for base in bases if base + body[0].name in store.files), bases[0])
-    tensors = [tensor._replace(name=base + tensor.name) for tensor in body] + _heads(store, described, base, body)
+    tensors = [tensor._replace(name=base + tensor.name) for tensor in body] + _heads(store, described, base, body, cfg)
     tensors = [tensor for tensor in tensors if tensor.paths[0] in shapes or not _is_head(tensor.paths[0])]
     places = hf_files.locate(store, tensors, shapes, cfg.num_layers)
     for path in shapes:
@@ -181,17 +181,22 @@ def _is_head(path: str) -> bool:
 
 
 def _heads(
-    store: Store, described: hf_configs.Folder, base: str, body: list[hf_tensors.Tensor]
+    store: Store, described: hf_configs.Folder, base: str, body: list[hf_tensors.Tensor], cfg: Any
 ) -> list[hf_tensors.Tensor]:
     """The heads that the folder has, or must have by its class."""
-    out = []
+    out, embedding = [], base + body[0].name
+    own = hf_tensors.lm_head(described.family.model_type)
+    name = next((name for name in (own, *hf_tensors.HEADS) if name in store.files), own)
     if described.tied:
-        out.append(hf_tensors.Tensor(base + body[0].name, ("head/kernel",), hf_tensors.TRANSPOSED))
-    else:
-        own = hf_tensors.lm_head(described.family.model_type)
-        name = next((name for name in (own, *hf_tensors.HEADS) if name in store.files), own)
-        if name in store.files or described.head == "lm":
-            out.append(hf_tensors.Tensor(name, ("head/kernel",), hf_tensors.TRANSPOSED))
+        both = name in store.files and embedding in store.files
+        if both and cfg.lm_head and cfg.tied and not store.equal(name, embedding):
+            raise ValueError(
+                f"{store.files[name]}: tensor {name!r} is not {embedding!r}, which tie_word_embeddings in config.json "
+                "says; to read it give the model tied=False, or else take it out of the file"
+            )
+        name = name if name in store.files else embedding
+    if name in store.files or described.head == "lm":
+        out.append(hf_tensors.Tensor(name, ("head/kernel",), hf_tensors.TRANSPOSED))
     if hf_tensors.SCORE in store.files or described.head == "score":
         out.append(hf_tensors.Tensor(hf_tensors.SCORE, ("score/kernel",), hf_tensors.TRANSPOSED))
     return out
@@ -213,6 +218,7 @@ def write_folder(
     tokenizer: Any = None,
     architecture: str | None = None,
     pad_token: str | None = None,
+    like: Path | None = None,
     max_shard_size: int = 5 * 10**9,
 ) -> None:
     """Writes what `transformers.AutoModelFor...from_pretrained` and `read_params` load; types are kept as they are.
@@ -226,6 +232,8 @@ def write_folder(
       architecture: a model_type ("qwen2") or class name ("Qwen2ForCausalLM"); None for the first that fits.
       pad_token: text of a token for padded batches; for a score head not EOS, as transformers scores the last token
         that is not padding. None leaves it unset.
+      like: the folder that the model came from: its config.json is kept as spelled, its generation_config.json, and
+        without `tokenizer` the special ids and tokenizer files.
       max_shard_size: bytes of tensors in a file.
 
     Raises:
@@ -233,21 +241,37 @@ def write_folder(
       ValueError: no family computes what this decoder does, a parameter that is missing or has another shape, or a
         tokenizer that does not fit.
     """
-    family, head, fields = hf_configs.describe(model.config, architecture)
+    if like is not None and architecture is not None:
+        raise ValueError(f"architecture={architecture!r} and like={str(like)!r} exclude each other")
+    if like is None:
+        family, head, fields = hf_configs.describe(model.config, architecture)
+        generation: dict[str, Any] = {}
+    else:
+        source = pathlib.Path(like) / CONFIG
+        family, head, fields = hf_configs.like(hf_files.read_json(source), model.config, str(source))
+        generation = _optional_json(pathlib.Path(like) / GENERATION)
     special = _special(model.config.vocab_size, tokenizer, pad_token, head)
+    if like is None or tokenizer is not None:
+        fields |= special
+        generation |= special
+    generation = generation or {name: fields.get(name) for name in special}
     with hf_files.staged(folder) as staging:
         host = hf_files.host_leaves(model.init, params)
-        fields |= {**special, "torch_dtype": str(host["embed/kernel"].dtype), "use_cache": True}
-        tensors = _named(family, head, model.config)
-        hf_files.write_tensors(staging, tensors, host, model.config.num_layers, max_shard_size)
+        fields["dtype" if "dtype" in fields else "torch_dtype"] = str(host["embed/kernel"].dtype)
+        hf_files.write_tensors(staging, _named(family, head, model.config), host, model.config.num_layers,
+                               max_shard_size)  # fmt: skip
         if tokenizer is not None:
-            tokenizer.save(staging)
-            if pad_token is not None:
-                file = staging / "tokenizer_config.json"
-                hf_files.write_json(file, hf_files.read_json(file) | {"pad_token": pad_token})
+            hf_tokenizers.write(staging, tokenizer, max_length=model.config.max_positions, pad_token=pad_token)
+        elif like is not None:
+            hf_tokenizers.copy(pathlib.Path(like), staging)
         if head == "lm":
-            hf_files.write_json(staging / "generation_config.json", special)
-        hf_files.write_json(staging / CONFIG, fields)
+            lengths = {} if like is not None else {"max_length": model.config.max_positions}
+            hf_files.write_json(staging / GENERATION, generation | lengths)
+        hf_files.write_json(staging / CONFIG, fields | {"use_cache": fields.get("use_cache", True)})
+
+
+def _optional_json(file: pathlib.Path) -> dict[str, Any]:
+    return hf_files.read_json(file) if file.is_file() else {}
 
 
 def _special(vocab_size: int, tokenizer: Any, pad_token: str | None, head: str) -> dict[str, int | None]:

@@ -21,6 +21,10 @@ from prefjax.models.lora import ADAPTERS, LoraModel, Params
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 TASKS = {"lm": "CAUSAL_LM", "score": "SEQ_CLS"}
+_REFUSED = ("use_dora", "use_qalora", "use_bdlora", "lora_bias", "layers_to_transform", "layer_replication",
+            "rank_pattern", "alpha_pattern", "target_parameters", "trainable_token_indices", "alora_invocation_tokens",
+            "arrow_config", "kasa_config", "velora_config", "monteclora_config", "megatron_config")  # fmt: skip
+_MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # by which peft begins, and does so again when loading
 _HEADS = {"score": "score", "head": "lm_head", "norm": ""}
 
 
@@ -152,6 +156,9 @@ def _check(config: Mapping[str, Any], where: pathlib.Path, lora: Any) -> None:
     for name, value in wanted.items():
         if config.get(name, False if name == "use_rslora" else None) != value:
             raise ValueError(f"{where}: {name}={config.get(name)!r}; this model has {value!r}")
-    for name in ("use_dora", "layers_to_transform", "rank_pattern", "alpha_pattern"):
+    for name in _REFUSED:
         if config.get(name):
             raise ValueError(f"{where}: {name}={config[name]!r} is not supported; expected it absent")
+    begun = config.get("init_lora_weights", True)
+    if isinstance(begun, str) and begun.lower().startswith(_MOVE_THE_BASE):
+        raise ValueError(f"{where}: init_lora_weights={begun!r} changes the base as well; convert it to plain LoRA")

@@ -181,6 +181,7 @@ def test_new_score_head_and_sharding(tmp_path):
         ({"hidden_act": "gello"}, "did you mean 'gelu'"),
         ({"position_embedding_type": "relative_key"}, "expected 'absolute'"),
         ({"is_decoder": True}, "expected it false"),
+        ({"embedding_size": 8}, "embedding_size=8 is not known of 'bert'"),
         ({"num_hidden_layers": 3}, "encoder.layer.2"),
         ({"num_hidden_layers": 1}, "unexpected tensor"),
     ],

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from prefjax import config, leaves, mesh
 from prefjax.data import tokenization
-from prefjax.models import hf_families, huggingface, presets, sharding
+from prefjax.models import hf_families, hf_files, huggingface, presets, sharding
 from prefjax.models.decoder import decoder
 
 SMALL = {"vocab_size": 24, "hidden_size": 16, "num_layers": 2, "num_heads": 4, "intermediate_size": 24}
@@ -162,7 +162,8 @@ def test_types(stored, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["qwen2", "gpt2", "gpt_neox"])
-def test_shardings(name, tmp_path):
+def test_shardings(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(hf_files, "PIECE", 200)  # all but the norms in several pieces
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices, real or faked")
     model = decoder(**FAMILIES[name][1])
@@ -180,7 +181,7 @@ def test_shardings(name, tmp_path):
         huggingface.read_params(tmp_path / "f", model, shardings={**placed, "norm": {}})
 
 
-def test_memory_of_reading_and_writing(tmp_path):
+def test_memory_of_reading_and_writing(tmp_path, monkeypatch):
     model = decoder(**presets.llama2(vocab_size=64, hidden_size=128, num_layers=24, num_heads=4))
     params = filled(model)
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
@@ -188,7 +189,17 @@ def test_memory_of_reading_and_writing(tmp_path):
     huggingface.write_folder(tmp_path / "f", model, params, max_shard_size=total // 8)
     assert tracemalloc.get_traced_memory()[1] < 0.4 * total
     del params
+    mapped, read_one = [], hf_files.read
+
+    def watched(*arguments):
+        mapped.append(maps.read_text().count(".safetensors") if maps.is_file() else 0)
+        return read_one(*arguments)
+
+    maps = pathlib.Path("/proc/self/maps")
+    monkeypatch.setattr(hf_files, "read", watched)
     huggingface.read_params(tmp_path / "f", model)  # whatever is cached
+    monkeypatch.undo()
+    assert mapped and not any(mapped)  # pages once read do not pile up beside what was made of them
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     read = huggingface.read_params(tmp_path / "f", model)
@@ -204,10 +215,16 @@ def test_tied_models_store_one_table(tmp_path):
     params = filled(model)
     huggingface.write_folder(tmp_path / "f", model, params)
     assert "lm_head.weight" not in load_file(tmp_path / "f" / "model.safetensors")
-    # Some exports store the tied head as well; it is not read
-    edit(tmp_path / "f", lambda t: t.update({"lm_head.weight": np.zeros((24, 16), np.float32)}))
+    # Some exports store the tied head as well
+    edit(tmp_path / "f", lambda t: t.update({"lm_head.weight": params["embed"]["kernel"]}))
     assert_same(huggingface.read_params(tmp_path / "f", model), params)
+    other = params["embed"]["kernel"] + np.eye(24, 16, dtype=np.float32)[::-1]
+    edit(tmp_path / "f", lambda t: t.update({"lm_head.weight": other}))
+    with pytest.raises(ValueError, match="'lm_head.weight' is not 'model.embed_tokens.weight'"):
+        huggingface.read_params(tmp_path / "f", model)
     untied = huggingface.model_from(tmp_path / "f", tied=False)
+    assert_same(huggingface.read_params(tmp_path / "f", untied), params | {"head": {"kernel": other.T}})
+    edit(tmp_path / "f", lambda t: t.pop("lm_head.weight") is None)
     head = huggingface.read_params(tmp_path / "f", untied)["head"]["kernel"]
     np.testing.assert_array_equal(head, params["embed"]["kernel"].T)
 
@@ -408,7 +425,15 @@ def test_errors_of_an_index(tmp_path):
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
         ({"hidden_size": ...}, "field 'hidden_size' is missing"),
         ({"num_attention_heads": 5}, "num_kv_heads=2 does not divide num_heads=5"),
-        ({"hidden_size": "big"}, "config.json"),
+        ({"hidden_size": "big"}, "hidden_size='big': expected a number"),
+        ({"rms_norm_eps": None}, "rms_norm_eps=None: expected a number"),
+        ({"num_experts": 8}, "num_experts=8 is not known of 'llama'"),
+        ({"attn_logit_softcapping": 30.0}, "attn_logit_softcapping=30.0 is not known"),
+        ({"sliding_window": 3}, "sliding_window=3 is not known"),
+        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"], "layer_types": ["full_attention"] * 2},
+         "layer_types="),
+        ({"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "attn_logit_softcapping": 30.0},
+         "attn_logit_softcapping=30.0: expected null"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "layer_types": ["chunked_attention"] * 2},
          "layer_types has 'chunked_attention'"),
@@ -422,6 +447,50 @@ def test_errors_of_a_config(llama, fields, message):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         huggingface.model_from(folder)
     assert str(folder / "config.json") in str(caught.value)
+
+
+def test_fields_that_say_nothing_are_passed_over(llama):
+    folder, model, _ = llama
+    edit_config(folder, _name_or_path="x", unsloth_fixed=True, attention_dropout=0.1, temperature=0.6, use_mrope=False,
+                sep_token_id=3, transformers_version="5.0", sliding_window=None, pretraining_tp=2)  # fmt: skip
+    assert huggingface.model_from(folder).config == model.config
+
+
+def test_gemma_layers_that_all_see_everything(tmp_path):
+    """transformers asks for a window also where no layer slides."""
+    for name in ("gemma2", "gemma3"):
+        sizes = FAMILIES[name][1] | {"sliding_window": None, "global_every": 0, "rope_local_theta": None}
+        model = decoder(**{k: v for k, v in sizes.items() if v is not None})
+        architecture = FAMILIES[name][0]
+        huggingface.write_folder(tmp_path / name, model, filled(model), architecture=architecture)
+        fields = json.loads((tmp_path / name / "config.json").read_text())
+        assert fields["sliding_window"] > 0 and set(fields["layer_types"]) == {"full_attention"}
+        assert huggingface.model_from(tmp_path / name).config == model.config
+
+
+def test_a_folder_like_the_one_it_came_from(tmp_path):
+    """Same tensors, bit for bit, and the same config.json, however it was spelled."""
+    model = decoder(**FAMILIES["qwen2-windows"][1], param_dtype="bfloat16")
+    params, first = filled(model, "bfloat16"), tmp_path / "first"
+    huggingface.write_folder(first, model, params)
+    edit_config(first, dtype="bfloat16", torch_dtype=..., hidden_act="swish", eos_token_id=[1, 2], layer_types=...)
+    (first / "generation_config.json").write_text('{"top_p": 0.8}')
+    (first / "vocab.json").write_text("{}")
+    huggingface.write_folder(tmp_path / "again", model, huggingface.read_params(first, model), like=first)
+    for name in ("config.json", "model.safetensors", "generation_config.json", "vocab.json"):
+        kind = (lambda p: json.loads(p.read_text())) if name.endswith("json") else (lambda p: p.read_bytes())
+        assert kind(first / name) == kind(tmp_path / "again" / name), name
+
+    scorer = huggingface.model_from(first, outputs=3, lm_head=False, param_dtype="bfloat16")
+    huggingface.write_folder(tmp_path / "score", scorer, filled(scorer, "bfloat16"), like=first)
+    fields = json.loads((tmp_path / "score" / "config.json").read_text())
+    assert fields["architectures"] == ["Qwen2ForSequenceClassification"] and len(fields["id2label"]) == 3
+    assert fields["eos_token_id"] == [1, 2] and not (tmp_path / "score" / "generation_config.json").exists()
+    with pytest.raises(ValueError, match="is not this decoder; what it does not have: norm_eps=0.5"):
+        other = decoder(**FAMILIES["qwen2-windows"][1] | {"norm_eps": 0.5})
+        huggingface.write_folder(tmp_path / "other", other, params, like=first)
+    with pytest.raises(ValueError, match="exclude each other"):
+        huggingface.write_folder(tmp_path / "other", model, params, like=first, architecture="llama")
 
 
 def test_fields_with_two_spellings(llama):

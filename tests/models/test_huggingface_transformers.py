@@ -22,6 +22,7 @@ SIZES = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_atten
 GROUPED = {**SIZES, "num_key_value_heads": 2}
 ROPE3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
          "original_max_position_embeddings": 16}  # fmt: skip
+ROPE32 = {**ROPE3, "factor": 32.0, "original_max_position_embeddings": 8192, "rope_theta": 5e5}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
 GEMMA = {**GROUPED, "head_dim": 6, "query_pre_attn_scalar": 9}
 MIXED = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention"]}
@@ -30,6 +31,10 @@ GPT2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions"
 CASES = {
     "llama2": ("Llama", GROUPED),
     "llama3": ("Llama", GROUPED | {"rope_theta": 5e5, "rope_scaling": ROPE3, "tie_word_embeddings": True}),
+    "llama3.1": ("Llama", GROUPED | {"head_dim": 32, "rope_theta": 5e5, "max_position_embeddings": 131072,
+                                     "rope_scaling": ROPE3 | {"original_max_position_embeddings": 8192}}),
+    "llama3.2": ("Llama", SIZES | {"num_key_value_heads": 1, "head_dim": 64, "rope_parameters": ROPE32,
+                                   "tie_word_embeddings": True, "rms_norm_eps": 0.1}),
     "llama-biases": ("Llama", GROUPED | {"attention_bias": True, "mlp_bias": True, "head_dim": 10}),
     "llama-linear": ("Llama", SIZES | {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
     "llama-dynamic": ("Llama", SIZES | {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0},
@@ -45,6 +50,8 @@ CASES = {
     "gemma2": ("Gemma2", GEMMA | MIXED | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
     "gemma3": ("Gemma3", GEMMA | MIXED | {"rope_theta": 1e6, "rope_local_base_freq": 100.0}),
     "gemma3-linear": ("Gemma3", GEMMA | MIXED | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}),
+    "gemma3-pattern": ("Gemma3", GEMMA | {"num_hidden_layers": 7, "sliding_window": 3, "final_logit_softcapping": 3.0}),
+    "gemma3-full": ("Gemma3", GEMMA | {"layer_types": ["full_attention"] * 2}),
     "gpt2": ("GPT2", GPT2),
     "gpt2-unscaled": ("GPT2", GPT2 | {"scale_attn_weights": False, "n_inner": 24, "activation_function": "relu"}),
     "gpt_neox": ("GPTNeoX", SIZES | {"rotary_pct": 0.5}),
@@ -74,11 +81,11 @@ def torch_model(name, head):
     return model
 
 
-def torch_logits(model, tokens, valid):
+def torch_logits(model, tokens, valid, positions=None):
+    tokens, valid = (torch.tensor(x, dtype=torch.long) for x in (tokens, valid))
+    at = {} if positions is None else {"position_ids": torch.tensor(positions)}
     with torch.no_grad():
-        mask = torch.tensor(valid, dtype=torch.long)
-        out = model(input_ids=torch.tensor(tokens, dtype=torch.long), attention_mask=mask, use_cache=False)
-    return out.logits.numpy()
+        return model(input_ids=tokens, attention_mask=valid, use_cache=False, **at).logits.numpy()
 
 
 def our_logits(model, params, tokens, segments, positions=None):
@@ -137,6 +144,12 @@ def test_logits_are_those_of_transformers(name, tmp_path):
     if name != "llama-dynamic":  # what was cached before a text grew was turned by another base, there as here
         assert error(f"{name} cached", cached_logits(model, params, tokens[0]), wanted[0]) < 1e-4
 
+    left, shown = (np.stack([rows[0], np.roll(rows[1], 4)]) for rows in (TOKENS, VALID))
+    if name != "llama-dynamic":
+        places = np.maximum(np.cumsum(shown, axis=1) - 1, 0)
+        padded = our_logits(model, params, left, shown, places)
+        assert error(f"{name} left", padded[shown > 0], torch_logits(theirs, left, shown, places)[shown > 0]) < 1e-4
+
     # without a window Mistral computes what Llama does, and the first family that fits is written
     architecture = "MistralForCausalLM" if name == "mistral-full" else None
     huggingface.write_folder(tmp_path / "ours", model, params, architecture=architecture, max_shard_size=20_000)
@@ -171,6 +184,19 @@ def test_scores_are_those_of_transformers(name, tmp_path):
     np.testing.assert_array_equal(torch_logits(loaded.eval(), tokens, valid), torch_logits(theirs, tokens, valid))
 
 
+def test_the_text_part_of_a_model_with_images(tmp_path):
+    images = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = transformers.Gemma3Config(text_config=CASES["gemma3"][1], vision_config=images, mm_tokens_per_image=4)
+    torch.manual_seed(0)
+    theirs = transformers.Gemma3ForConditionalGeneration(config).eval()
+    theirs.save_pretrained(tmp_path)
+    model = huggingface.model_from(tmp_path)
+    params = huggingface.read_params(tmp_path, model)
+    ours = our_logits(model, params, TOKENS[:1], VALID[:1])
+    assert error("gemma3 beside images", ours, torch_logits(theirs, TOKENS[:1], VALID[:1])) < 1e-4
+
+
 def test_bfloat16_keeps_its_bits(tmp_path):
     theirs = torch_model("qwen2", "lm")
     dtype = torch.bfloat16
@@ -186,6 +212,11 @@ def test_bfloat16_keeps_its_bits(tmp_path):
     assert b.dtype == dtype
     for (name, x), (_, y) in zip(a.state_dict().items(), b.state_dict().items(), strict=True):
         assert torch.equal(x, y), name
+    huggingface.write_folder(tmp_path / "like", model, params, like=tmp_path / "theirs")
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "like" / name).read_text()) == json.loads(
+            (tmp_path / "theirs" / name).read_text()
+        )
 
 
 def test_tokenizer_files_load_in_transformers(tmp_path):

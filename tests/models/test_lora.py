@@ -182,6 +182,10 @@ def test_names_and_layout_of_peft(tmp_path):
         peft.read_adapter(tmp_path / "a", made(targets=("attn/k", "mlp/up"), heads=("head",)))
     with pytest.raises(ValueError, match="belongs to no adapter"):
         peft.read_adapter(tmp_path / "a", made(targets=("mlp/up",), heads=("head",)))
+    for field, value in (("init_lora_weights", "pissa_niter_4"), ("use_dora", True), ("rank_pattern", {"q_proj": 2})):
+        (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(config | {field: value}))
+        with pytest.raises(ValueError, match=f"adapter_config.json: {field}="):
+            peft.read_adapter(tmp_path / "a", model)
 
 
 def test_matrices_that_share_a_tensor_are_refused(tmp_path):
