@@ -155,6 +155,10 @@ def _fill(store: ReferenceStore, todo: list[Any], layout: Any, model: Any, param
         named = language.lists(params, {}, batch, jax.random.key(0), model=model)
         return {name: named[name] for name in ("list_logps", "example_ids", "example_mask")}
 
+    def keep(found: dict[bytes, np.floating]) -> None:
+        # One that cannot write stops all, which else would wait for it
+        processes.together(lambda: store.add(list(found), np.array(list(found.values()))))
+
     batches = iterate.EvalBatches(corpus, layout, shard_index=index, shard_count=count)
     for number, batch in enumerate(batches, 1):
         found = mesh.first_held(step(params, mesh.put_batch(batch, grid)))
@@ -162,9 +166,9 @@ def _fill(store: ReferenceStore, todo: list[Any], layout: Any, model: Any, param
             own = keys[found["example_ids"][slot]]
             new |= dict(zip(own, found["list_logps"][slot], strict=False))
         if number % BATCHES == 0:
-            store.add(list(new), np.array(list(new.values())))
+            keep(new)
             new = {}
-    store.add(list(new), np.array(list(new.values())))
+    keep(new)
 
 
 def of_run(

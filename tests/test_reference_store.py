@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +49,21 @@ def counted(tree):
     return (lambda: calls.append(1) or tree), calls
 
 
-def test_loss_and_gradient_are_those_of_a_second_pass(data, model, params, tmp_path):
+def test_loss_and_gradient_are_those_of_a_second_pass(data, model, params, tmp_path, monkeypatch, capsys):
     policy, first = params
+    add = ReferenceStore.add
+
+    def and_no_more(*args):
+        add(*args)
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as full, pytest.raises(OSError, match="disk is full"):
+        full.setattr(reference, "BATCHES", 1)
+        full.setattr(ReferenceStore, "add", and_no_more)
+        reference.attach(data, model, tmp_path, lambda: first, grid=GRID)
     stored, name = reference.attach(data, model, tmp_path, lambda: first, grid=GRID)
+    (rest,) = re.findall(r"(\d+) examples computed", capsys.readouterr().out)
+    assert 0 < int(rest) < 17  # the pass went on where it was cut short
     batch = next(stored.train(prefetch=0))
     assert batch["ref_logps"].shape == batch["response_mask"].shape
     plain = {k: v for k, v in batch.items() if k != "ref_logps"}
