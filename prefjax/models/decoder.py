@@ -118,7 +118,7 @@ class LanguageModel:
       init: key -> params.
       hidden: (params, tokens [R, T], positions, segments, branches) -> [R, T, D], the final norm's output. `segments`
         None is one segment a row, `branches` None is branch 0, `positions` None is 0 .. T-1 (one segment, one branch).
-        With `where` [R, T] bool the states of other tokens need not be right (0, or the norm's bias), which spares work.
+        `where` [R, T] bool: tokens asked for, whose states alone are right (others: the norm of 0), which spares work.
         `steer` [L, D] is added to the residual stream after each layer; with `exits`, numbers of layers (0 .. L), it
         returns (states, early), early [E, R, T, D] the residual stream after so many layers, not yet normed.
       unembed: params -> Unembed.

@@ -71,7 +71,7 @@ def test_attention_of_fewer_queries_than_keys_and_of_one_that_sees_nothing():
     assert all(np.isfinite(g).all() for g in grads)
 
 
-@pytest.mark.parametrize("kept", [0, 2**16, 2**26])
+@pytest.mark.parametrize("kept", [0, 3, 100])
 def test_log_probs_are_those_of_the_plain_form(kept, monkeypatch):
     monkeypatch.setattr(head, "KEPT", kept)  # no logits, those of some tokens, all of them
     tokens, size, vocab = 230, 40, 515

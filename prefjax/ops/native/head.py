@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-KEPT = 2**27  # logits (of 4 bytes) that the backward pass need not make again
+KEPT = 10  # logits that the backward pass need not make again, as a multiple of the head's weights: D tokens' each
+MOST = 2**27  # and at most so many (of 4 bytes)
 
 
 @jax.custom_vjp
@@ -15,8 +16,8 @@ def logps(hidden: jax.Array, kernel: jax.Array, targets: jax.Array, where: jax.A
     """log softmax(hidden kernel)[target] of each token, and the log-sum-exp of its logits; reverse mode only.
 
     The vocabulary is cut in blocks that fit the cache. For the backward pass the logits of the first tokens are kept,
-    at most `KEPT` of them; the others never go to memory and are made again. Tokens not asked for, and in the backward
-    pass those without a gradient, cost nothing.
+    of `KEPT` times D tokens at most; the others never go to memory and are made again. Tokens not asked for, and in the
+    backward pass those without a gradient, cost nothing.
 
     Args:
       hidden: [N, D] float32; kernel: [D, V] float32; targets: [N] int32 in 0 .. V-1; where: [N] bool.
@@ -33,8 +34,8 @@ def _call(hidden, kernel, targets, where, *, kept: int) -> Any:
 
 
 def _forward(hidden, kernel, targets, where) -> tuple[Any, Any]:
-    room = min(KEPT, targets.size * (kernel.shape[1] + 256))  # the last block of columns, at most 256, is padded
-    found, lse, logits = _call(hidden, kernel, targets, where, kept=room)
+    wanted = targets.size * (kernel.shape[1] + 256)  # the last block of columns, at most 256, is padded
+    found, lse, logits = _call(hidden, kernel, targets, where, kept=min(wanted, MOST, KEPT * kernel.size))
     return (found, lse), (hidden, kernel, targets, where, lse, logits)
 
 
