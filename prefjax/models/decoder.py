@@ -14,9 +14,7 @@ import numpy as np
 from flax import nnx
 
 from prefjax.config import did_you_mean
-from prefjax.models import attention, layers, placement, rope
-from prefjax.ops.native import layers as native_layers
-from prefjax.ops.native import library as native
+from prefjax.models import attention, fused, layers, placement, rope
 
 Params = Any
 
@@ -409,48 +407,11 @@ class _Spec:
             return placement.tokens(block(placement.tokens(x), context.table, mix)[0]), None
 
         x = placement.embedded(ends.embedded(tokens, positions))
-        if not exits and steer is None and self._native(x, params["layers"]):
-            return ends.norm(self._native_layers(x, params["layers"], contexts[0], segments, where))
+        if not exits and steer is None and fused.runs(self.cfg, x, params["layers"]):
+            return ends.norm(fused.layers(self.cfg, x, params["layers"], *contexts[0], segments, where))
         x, early, _ = self._run(layer, x, params["layers"], contexts, exits, steer)
         x = ends.norm(x if where is None else jnp.where(where[..., None], x, 0))
         return (x, early) if exits else x
-
-    def _native(self, x, stacked) -> bool:
-        """Whether the kernel of `ops.native` runs all layers: as Llama's, in float32, where it was faster."""
-        cfg = self.cfg
-        plain = dict(norm="rms", norm_placement="pre", activation="silu", positions="rope", remat="none",
-                     dtype="float32", param_dtype="float32", attention="auto")  # fmt: skip
-        absent = (
-            "parallel_residual",
-            "sliding_window",
-            "attention_softcap",
-            "qk_norm",
-            "qkv_bias",
-            "out_bias",
-            "mlp_bias",
-        )
-        fits = cfg.gated and all(getattr(cfg, name) == value for name, value in plain.items())
-        if not fits or any(getattr(cfg, name) for name in absent):
-            return False
-        arrays = (x, *self._native_weights(stacked))  # adapted or quantised matrices are none
-        single = all(isinstance(array, jax.Array) and array.dtype == jnp.float32 for array in arrays)
-        return single and layers.pays(cfg.hidden_size, cfg.intermediate_size, x.size) and native.usable("layers")
-
-    @staticmethod
-    def _native_weights(stacked) -> native_layers.Weights:
-        attn, mlp = ({name: part["kernel"] for name, part in stacked[kind].items()} for kind in ("attn", "mlp"))
-        return native_layers.Weights(
-            stacked["attn_norm"]["scale"], mlp_norm=stacked["mlp_norm"]["scale"], **attn, **mlp
-        )
-
-    def _native_layers(self, x, stacked, context: _Context, segments, where) -> jax.Array:
-        cfg, table = self.cfg, context.table
-        assert table is not None
-        facts = native_layers.Facts(cfg.num_heads, cfg.num_kv_heads, cfg.norm_eps, cfg.attention_scale, cfg.norm_offset)
-        real = jnp.ones(x.shape[:2], bool) if segments is None else segments > 0
-        mask = context.mask & real[:, :, None]
-        asked = real if where is None else real & where
-        return native_layers.run(facts, x, self._native_weights(stacked), *table, mask, real, asked)
 
     def normed(self, params, states) -> jax.Array:
         return self._merge_ends(params).norm(states)
