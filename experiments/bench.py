@@ -4,6 +4,7 @@
   python -m experiments.bench --cases=dpo,dpo:vocab=32000:layout=separate
   python -m experiments.bench --cases=dpo:vocab=32000 --peer=<python with torch>    # beside benchmarks/pytorch_dpo.py
   PREFJAX_DATA=<folder> python -m experiments.bench --cases=dpo:data=hh --peer=<python with torch>
+  python -m experiments.bench --cases=dpo:stored=1 --beside=dpo                     # one of our cases beside another
   python -m experiments.bench --cases=attention,mlp,head,head:vocab=32000,optimizer   # parts of a step
   python -m experiments.bench --cases=dpo_1b                                        # a GPU: bfloat16, 8 x 2048 tokens
   PREFJAX_NATIVE=0 python -m experiments.bench --cases=dpo                           # a CPU without the kernels in C++
@@ -33,13 +34,13 @@ from typing import Any
 
 from absl import flags
 
-from experiments import common
+from experiments import bench_figure, common
 from prefjax.config import did_you_mean
 
 TABLE = (
-    "sft", "dpo:layout=separate", "dpo", "dpo:layout=packed", "dpo:stored=1", "dpo:prompt=192:response=64",
-    "dpo:prompt=192:response=64:layout=separate", "dpo:vocab=32000", "dpo:vocab=32000:layout=separate", "reward", "kto",
-    "contrastive", "generate",
+    "sft", "dpo:layout=separate", "dpo", "dpo:layout=packed", "dpo:stored=1", "dpo:lora=8",
+    "dpo:prompt=192:response=64", "dpo:prompt=192:response=64:layout=separate", "dpo:vocab=32000",
+    "dpo:vocab=32000:layout=separate", "reward", "kto", "contrastive", "generate",
 )  # fmt: skip
 GROWTH = {
     "response": ("dpo:response=64", "dpo:response=448", "dpo:response=960:examples=4"),
@@ -69,6 +70,7 @@ class Shape:
       layout: "shared" (a row an example), "separate" (a row a response), or "packed" (rows of 1,024 tokens, with
         responses of half to all of `response` tokens).
       stored: whether the batch holds the reference's log-probs.
+      lora: the rank of adapters on all matrices of the layers, the only thing trained then; 0 for none.
       data: "" for random tokens, or a real set, packed, in GPT-2's vocabulary (the folder is PREFJAX_DATA).
       scan: whether the layers are one compiled loop.
     """
@@ -84,6 +86,7 @@ class Shape:
     responses: int = 2
     layout: str = "shared"
     stored: int = 0
+    lora: int = 0
     data: str = ""
     dtype: str = "float32"
     remat: str = "none"
@@ -215,8 +218,9 @@ def objective_of(task: str, model: Any) -> Any:
     from prefjax.losses import language as likelihood
     from prefjax.losses import reward, reward_contrast
     from prefjax.losses.preference import listwise, paired, unpaired
+    from prefjax.models.lora import LoraModel
     from prefjax.objective import compose
-    from prefjax.views import language, learned
+    from prefjax.views import adapted, language, learned
 
     view, loss, options = {
         "sft": (language.responses, likelihood.sft, {"count": "lengths"}),
@@ -226,7 +230,19 @@ def objective_of(task: str, model: Any) -> Any:
         "reward": (language.scored_pairs, reward.bradley_terry, {}),
         "contrastive": (learned.contrasted, reward_contrast.simcse_reward, {}),
     }[task]
+    if isinstance(model, LoraModel):
+        view = functools.partial(adapted.adapted, inner=view)
     return compose(functools.partial(view, model=model), loss, **options)
+
+
+def with_adapters(model: Any, rank: int) -> tuple[Any, Any, dict[str, Any]]:
+    """(model, what is trained, what is carried) of a decoder with adapters."""
+    import jax
+
+    from prefjax.models import lora
+
+    adapted = lora.adapted(vocab_size=model.config.vocab_size, base=lambda: model, rank=rank, targets=lora.TARGETS)
+    return adapted, *adapted.split(model.init(jax.random.key(0)), jax.random.key(2))
 
 
 def training(task: str, shape: Shape) -> tuple[dict[str, Any], Iterator[dict[str, Any]]]:
@@ -242,8 +258,11 @@ def training(task: str, shape: Shape) -> tuple[dict[str, Any], Iterator[dict[str
     model = model_of(shape, **({} if task in SCORED else {"outputs": 1, "lm_head": False}))
     with_reference = task in ("dpo", "list", "kto") and not shape.stored
     tx = optax.adamw(1e-4)
-    params = model.init(jax.random.key(0))
-    carry = {"reference": jax.tree.map(lambda x: x.copy(), params)} if with_reference else {}
+    if shape.lora:
+        model, params, carry = with_adapters(model, shape.lora)
+    else:
+        params = model.init(jax.random.key(0))
+        carry = {"reference": jax.tree.map(lambda x: x.copy(), params)} if with_reference else {}
     state = train.init_state(params, tx, carry)
     del params, carry
     update = train.make_step(objective_of(task, model), tx)
@@ -253,10 +272,8 @@ def training(task: str, shape: Shape) -> tuple[dict[str, Any], Iterator[dict[str
     compiled = step.lower(state, batches[0], key).compile()
     facts = {"compile": time.perf_counter() - start}
     whole = dataclasses.replace(shape, vocab=model.config.vocab_size)
-    known = [
-        (useful_tokens(b), useful_flops(whole, b, 3 + with_reference, task in SCORED), jax.device_put(b))
-        for b in batches
-    ]
+    passes = 3 + with_reference - bool(shape.lora)  # frozen matrices need no gradient
+    known = [(useful_tokens(b), useful_flops(whole, b, passes, task in SCORED), jax.device_put(b)) for b in batches]
 
     def steps(state: Any) -> Iterator[dict[str, Any]]:
         for tokens, flops, batch in itertools.cycle(known):
@@ -469,12 +486,21 @@ def real_lengths(shape: Shape) -> list[list[int]]:
     return lengths
 
 
-def measure(case: str, *, peer: str | None, steps: int, warmup: int, script: str = "pytorch_dpo.py") -> dict[str, Any]:
-    """The row of a case; with a peer also its row, and the ratios ours to its of tokens a second and of memory."""
+def measure(
+    case: str,
+    *,
+    peer: str | None,
+    steps: int,
+    warmup: int,
+    script: str = "pytorch_dpo.py",
+    beside: str | None = None,
+) -> dict[str, Any]:
+    """The row of a case; with a peer, or another case `beside` it, also that row and the ratios of tokens a second and
+    of memory."""
     task, shape = parse(case)
-    own = [sys.executable, "-m", "experiments.bench", f"--serve={case}"]
+    own = [sys.executable, "-m", "experiments.bench"]
     with tempfile.TemporaryDirectory() as folder:
-        runners = [Runner(own)]
+        runners = [Runner([*own, f"--serve={one}"]) for one in (case, beside) if one]
         if peer and task in PEER_SCRIPTS[script]:
             command = peer_command(peer, script, shape, pathlib.Path(folder) / "lengths.json")
             runners.append(Runner([*command, f"--task={task}"] if len(PEER_SCRIPTS[script]) > 1 else command))
@@ -492,52 +518,21 @@ def measure(case: str, *, peer: str | None, steps: int, warmup: int, script: str
     }
     if len(runners) > 1:
         other = runners[1].row(warmup)
-        row["peer"] = {**other, "versions": runners[1].facts["ready"]}
+        row["peer"] = {**other, "versions": runners[1].facts.get("ready", beside)}
         row["speed_ratio"] = row["tokens_per_s"] / other["tokens_per_s"]
         row["memory_ratio"] = row["peak_mb"] / other["peak_mb"]
     return row
 
 
-COLUMNS = {
-    "case": ("case", "{}"), "tokens_per_s": ("tokens/s", "{:,.0f}"), "step_s": ("step, s", "{:.3f}"),
-    "cpu_s": ("CPU, s", "{:.2f}"),
-    "compile_s": ("compile, s", "{:.1f}"), "peak_mb": ("peak, MB", "{:,.0f}"), "gflops": ("useful GFLOP/s", "{:.0f}"),
-    "utilisation": ("of matmul rate", "{:.0%}"), "speed_ratio": ("tokens/s to peer's", "{:.2f}x"),
-    "memory_ratio": ("memory to peer's", "{:.2f}x"),
-}  # fmt: skip
-
-
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as a table, without the columns that none has."""
-    shown = {name: column for name, column in COLUMNS.items() if any(name in row for row in rows)}
-    lines = [[title for title, _ in shown.values()], ["---", *["---:"] * (len(shown) - 1)]]
-    lines += [[form.format(row[name]) if name in row else "" for name, (_, form) in shown.items()] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """Tokens a second of every case, and against each size that grows."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    grown = {}
+def grown(rows: Sequence[dict[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """{size: [(how large, tokens a second), ...]} of the sizes of GROWTH that `rows` have measured more than once."""
+    out = {}
     for name, cases in GROWTH.items():
         base = [] if parse(cases[0])[0] != "dpo" else ["dpo"]
         found = [row for row in rows if row["case"] in (*base, *cases)]
         if len(found) > 1:
-            grown[name] = sorted((getattr(parse(row["case"])[1], name), row["tokens_per_s"]) for row in found)
-    figure, axes = pyplot.subplots(
-        1, 1 + len(grown), figsize=(6 + 2.6 * len(grown), 1.2 + 0.3 * len(rows)), squeeze=False
-    )
-    axes[0, 0].barh([row["case"] for row in rows][::-1], [row["tokens_per_s"] for row in rows][::-1])
-    axes[0, 0].set_xlabel("tokens/s")
-    for axis, (name, points) in zip(axes[0, 1:], grown.items(), strict=True):
-        axis.plot(*zip(*points, strict=True), marker="o")
-        axis.set(xlabel=name, ylim=(0, None), xscale="log")
-    figure.savefig(path, dpi=120, bbox_inches="tight")
-    pyplot.close(figure)
+            out[name] = sorted((getattr(parse(row["case"])[1], name), row["tokens_per_s"]) for row in found)
+    return out
 
 
 def define() -> None:
@@ -545,6 +540,7 @@ def define() -> None:
     flags.DEFINE_string("out", "runs/bench", "Folder of bench.json, bench.md and bench.png.")
     flags.DEFINE_string("peer", None, "A python with the peer's packages, whose loop runs beside each case it knows.")
     flags.DEFINE_enum("peer_script", "pytorch_dpo.py", list(PEER_SCRIPTS), "Its loop, of benchmarks/.")
+    flags.DEFINE_string("beside", None, "Another case that runs beside each, in the place of a peer.")
     flags.DEFINE_integer("steps", 5, "Steps whose median is taken.", lower_bound=1)
     flags.DEFINE_integer("warmup", 2, "Steps before them.", lower_bound=0)
     flags.DEFINE_string("serve", None, "Run this case, one step for each line of standard input; used by itself.")
@@ -556,8 +552,10 @@ def main(argv: list[str]) -> None:
         serve(flags.FLAGS.serve)
         return
     cases = flags.FLAGS.cases or [*TABLE, *(case for cases in GROWTH.values() for case in cases)]
-    for case in cases:
+    for case in (*cases, *filter(None, [flags.FLAGS.beside])):
         parse(case)
+    if flags.FLAGS.peer and flags.FLAGS.beside:
+        raise ValueError("--peer and --beside: give one of them")
     out = pathlib.Path(flags.FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
@@ -567,16 +565,17 @@ def main(argv: list[str]) -> None:
                 case,
                 peer=flags.FLAGS.peer,
                 script=flags.FLAGS.peer_script,
+                beside=flags.FLAGS.beside,
                 steps=flags.FLAGS.steps,
                 warmup=flags.FLAGS.warmup,
             )
         )
-        print(markdown(rows[-1:]).splitlines()[-1], flush=True)
+        print(bench_figure.markdown(rows[-1:]).splitlines()[-1], flush=True)
         about = {"date": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "cores": os.cpu_count()}
         (out / "bench.json").write_text(json.dumps({**about, "rows": rows}, indent=1))
-        (out / "bench.md").write_text(markdown(rows))
-    plot(rows, out / "bench.png")
-    print(f"\n{markdown(rows)}\n{out / 'bench.json'}, bench.md, bench.png")
+        (out / "bench.md").write_text(bench_figure.markdown(rows))
+    bench_figure.plot(rows, grown(rows), out / "bench.png")
+    print(f"\n{bench_figure.markdown(rows)}\n{out / 'bench.json'}, bench.md, bench.png")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import bench
+from experiments import bench, bench_figure
 
 
 def test_cases_are_tasks_with_options():
@@ -60,11 +60,20 @@ def test_real_data_need_their_folder(monkeypatch):
 
 def test_a_case_measured_in_its_own_process(tmp_path):
     case = "dpo:vocab=64:hidden=16:layers=1:heads=2:intermediate=16:examples=2:prompt=3:response=5"
-    row = bench.measure(case, peer=None, steps=1, warmup=1)
+    row = bench.measure(case, peer=None, steps=1, warmup=1, beside=f"{case}:lora=2")
+    assert row["speed_ratio"] == pytest.approx(row["tokens_per_s"] / row["peer"]["tokens_per_s"])
     assert row["tokens_per_s"] == pytest.approx(2 * 2 * 8 / row["step_s"])
     assert row["peak_mb"] > 50 and row["compile_s"] > 0 and 0 < row["utilisation"] < 1
-    table = bench.markdown([row])
-    assert case in table and "peer" not in table
-    bench.plot([row], tmp_path / "bench.png")
+    table = bench_figure.markdown([row])
+    assert case in table and "to peer's" in table
+    bench_figure.plot([row], {}, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").stat().st_size > 1000
     json.dumps(row)
+
+
+def test_growth_is_drawn_for_sizes_measured_twice(tmp_path):
+    rows = [{"case": case, "tokens_per_s": 10.0 * i} for i, case in enumerate(["dpo", "dpo:layers=8", "sft"])]
+    grown = bench.grown(rows)
+    assert grown == {"layers": [(4, 0.0), (8, 10.0)]}
+    bench_figure.plot(rows, grown, tmp_path / "bench.png")
+    assert (tmp_path / "bench.png").stat().st_size > 1000

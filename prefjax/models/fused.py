@@ -42,7 +42,7 @@ def runs(cfg: DecoderConfig, x: jax.Array, stacked: Any) -> bool:
 
     Args:
       x: [R, T, D], the input of the first layer.
-      stacked: parameters of the layers; where matrices are adapted or quantised the kernel does not run.
+      stacked: parameters of the layers; matrices with adapters are merged for it, quantised ones are not its.
     """
     if any(getattr(cfg, name) != value for name, value in _IS.items()) or any(getattr(cfg, name) for name in _HAS_NO):
         return False
@@ -74,5 +74,10 @@ def layers(
 
 
 def _weights(stacked: Any) -> kernel.Weights:
-    attn, mlp = ({name: part["kernel"] for name, part in stacked[kind].items()} for kind in ("attn", "mlp"))
+    attn, mlp = ({name: _merged(part["kernel"]) for name, part in stacked[kind].items()} for kind in ("attn", "mlp"))
     return kernel.Weights(stacked["attn_norm"]["scale"], mlp_norm=stacked["mlp_norm"]["scale"], **attn, **mlp)
+
+
+def _merged(matrix: Any) -> Any:
+    """A matrix with adapters (`lora.Adapted`) over an array as one array; others as they are."""
+    return matrix.merged() if isinstance(getattr(matrix, "base", None), jax.Array) else matrix

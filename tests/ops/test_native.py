@@ -225,16 +225,23 @@ def test_layers_that_the_kernel_does_not_know_run_without_it(options, monkeypatc
     assert "layers" not in used
 
 
-def test_layers_with_adapters_run_without_the_kernel(monkeypatch):
-    model = lora.adapted(vocab_size=70, base=functools.partial(decoder, **SMALL), rank=2)
-    params = model.init(jax.random.key(0))
-    trained, carry = model.split(params, jax.random.key(1))
-    monkeypatch.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_layers_with_adapters_are_merged_and_quantised_ones_run_without_the_kernel(quantize, monkeypatch):
+    base = functools.partial(decoder, **(SMALL | {"num_layers": 1}))
+    model = lora.adapted(vocab_size=70, base=base, rank=2, targets=("attn/q", "mlp/down"), quantize=quantize)
+    trained, carry = model.split(model.init(jax.random.key(0)), jax.random.key(1))
+    trained = jax.tree.map(lambda x: x + 0.1, trained)
+    tokens, grad = jnp.arange(24).reshape(2, 12), normal(0, 2, 12, 40)
     used = []
-    monkeypatch.setattr(library, "usable", lambda name: used.append(name) or False)
-    for given in (model.whole(trained, carry), params):
-        jax.eval_shape(model.hidden, given, jnp.zeros((1, 8), jnp.int32))
-    assert used.count("layers") == 1
+
+    def run(kernel):
+        with monkeypatch.context() as patched:
+            patched.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+            patched.setattr(library, "usable", lambda name: name == "layers" and (used.append(name) or kernel))
+            return pulled(lambda trained: model.hidden(model.whole(trained, carry), tokens), grad, trained)
+
+    close(run(True), run(False), atol=2e-5)
+    assert len(used) == (2 if quantize is None else 0)
 
 
 def test_a_model_runs_on_kernels_where_they_are_usable_and_gives_the_same(monkeypatch):
