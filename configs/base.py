@@ -4,20 +4,21 @@ Every config takes these arguments after a colon, `--config=configs/preference/d
 
   data      "gold" (default), or a file or folder in a known format (see prefjax.data.formats)
   on_error  what to do with bad rows of the files: "raise" (default), or "skip" and count them
-  init      workdir of an earlier stage, or a Hugging Face folder, to start from
+  init      workdir of an earlier stage, or a Hugging Face folder, to start from, with the model that it has
   steps     number of updates; 0 is the config's own
   runlocal  a tiny model and a few steps: seconds on a laptop's CPU
 """
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from prefjax import recipe
-from prefjax.config import Config, parse_arg, ref
+from prefjax import recipe, rundir
+from prefjax.config import Config, completed, parse_arg, ref
 from prefjax.data import pipeline
 from prefjax.data import rewrite as rewrites
 from prefjax.data.gold import dataset as gold
@@ -75,9 +76,11 @@ def data(
 
 
 def model(args: Config, *, outputs: int = 0) -> ConfigDict:
-    """A small Llama, or the model of the Hugging Face folder that `init=` names; `outputs` adds a reward head."""
+    """The model of the run or Hugging Face folder that `init=` names, or a small Llama; `outputs` adds a score head."""
     if args.init and huggingface.is_folder(args.init):
         return ref(huggingface.pretrained, folder=args.init, outputs=outputs)
+    if args.init and (earlier := _model_of_run(args.init)) is not None:
+        return ConfigDict({**earlier, "outputs": outputs}, type_safe=False)
     if args.runlocal:
         size = {"hidden_size": 32, "num_layers": 2, "num_heads": 2}
     elif args.data == "gold":
@@ -85,6 +88,14 @@ def model(args: Config, *, outputs: int = 0) -> ConfigDict:
     else:
         size = {"hidden_size": 128, "num_layers": 3, "num_heads": 4}
     return ref(decoder.decoder, outputs=outputs, max_positions=1024, **size)
+
+
+def _model_of_run(folder: str) -> dict[str, Any] | None:
+    """The model's node of a run's config; None where there is no such run (yet), or its model is no plain decoder."""
+    if not (pathlib.Path(folder) / "config.json").is_file():
+        return None
+    found = completed(rundir.load_config(folder).get("model"))
+    return found if isinstance(found, dict) and "outputs" in found else None
 
 
 def stage(

@@ -1,7 +1,8 @@
-"""What the programs share: errors a reader can act on, and the last page of a run."""
+"""What the programs share: errors a reader can act on, the compile cache, and the last page of a run."""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 from absl import app, flags, logging
 
 from prefjax.config import build
+
+flags.disclaim_key_flags()  # flags that are defined here are the program's own: --help shows them
 
 
 def no_arguments(argv: list[str]) -> None:
@@ -31,6 +34,42 @@ def begin_distributed() -> None:
         jax.distributed.initialize()
 
 
+def define_cache() -> None:
+    """The flag of programs whose compiled programs are kept on disk: a later process compiles none of them again."""
+    said = "Folder that keeps compiled programs, or off; by default jax's own, else prefjax/xla of the user's cache."
+    flags.DEFINE_string("compile_cache", None, said)
+
+
+def begin_cache(folder: str | None) -> None:
+    """Turns jax's compile cache on; one that cannot be written costs a warning and nothing else.
+
+    Args:
+      folder: where it is; "off" for none. None is what jax was told already (JAX_COMPILATION_CACHE_DIR), else
+        `prefjax/xla` of XDG_CACHE_HOME or ~/.cache.
+    """
+    import jax
+
+    if folder == "off":
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    told: Any = jax.config
+    if folder is None and (told.jax_compilation_cache_dir or not told.jax_enable_compilation_cache):
+        return
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        path = pathlib.Path(folder or pathlib.Path(home) / "prefjax" / "xla").absolute()
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # What lies there is run: by default only one's own folder will do
+        usable = os.access(path, os.W_OK | os.X_OK) and (folder is not None or path.stat().st_uid == os.getuid())
+        reason = "not writable, or another user's"
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        usable, reason = False, str(error)
+    if not usable:
+        logging.warning("no compile cache (%s); --compile_cache=<folder> names another, off none", reason)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+
+
 def run(main: Callable[[list[str]], None], define: Callable[[], None]) -> None:
     """app.run, with an error in the input shown as one message instead of a stack.
 
@@ -42,6 +81,8 @@ def run(main: Callable[[list[str]], None], define: Callable[[], None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
+            if "compile_cache" in flags.FLAGS:
+                begin_cache(flags.FLAGS.compile_cache)
             main(argv)
         except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError, RuntimeError) as error:
             if logging.get_verbosity() >= logging.DEBUG:

@@ -17,6 +17,7 @@ def define() -> None:
     flags.DEFINE_string("output", None, "Where the report goes; report.html in the run's folder by default.")
     flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
     common.define_distributed()
+    common.define_cache()
 
 
 def main(argv: list[str]) -> None:

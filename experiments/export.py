@@ -20,6 +20,7 @@ def define() -> None:
     flags.DEFINE_string("architecture", None, "A model_type or class name; the first that fits by default.")
     flags.DEFINE_string("pad_token", None, "Text of the token that pads batches; none by default.")
     flags.DEFINE_bool("adapter", False, "The adapters alone, in PEFT's format, instead of merged parameters.")
+    common.define_cache()
 
 
 def main(argv: list[str]) -> None:

@@ -35,6 +35,7 @@ def define() -> None:
     flags.DEFINE_integer("rounds", 30, "Rounds of each algorithm.")
     flags.DEFINE_integer("seeds", 1, "Runs of each algorithm; the curve is their mean.", lower_bound=1)
     flags.DEFINE_bool("runlocal", False, "Tiny models and two rounds, in seconds.")
+    common.define_cache()
 
 
 # Name in the figure -> arguments of configs/online/algorithms.py.

@@ -26,6 +26,7 @@ def define() -> None:
     flags.DEFINE_integer("folds", 4, "Parts of the data; each is held out once.", lower_bound=2)
     flags.DEFINE_bool("baselines", True, "Fit length-only and bag-of-words on the same folds.")
     flags.mark_flag_as_required("config")
+    common.define_cache()
 
 
 def main(argv: list[str]) -> None:

@@ -10,7 +10,6 @@ which the CPU compiler makes: matrix products in bfloat16 may hold float32 copie
 
 from __future__ import annotations
 
-import os
 import pathlib
 import tempfile
 
@@ -31,13 +30,12 @@ def define() -> None:
 
 def main(argv: list[str]) -> None:
     common.no_arguments(argv)
-    # Before jax looks for devices
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # the environment was read when the config was
     from prefjax import plan
 
     kind, count = plan.parse(flags.FLAGS.devices)
-    import jax
-
     jax.config.update("jax_num_cpu_devices", count)
     from prefjax import loop, mesh
 

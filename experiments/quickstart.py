@@ -20,6 +20,7 @@ def define() -> None:
     flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the three runs and the report.")
     flags.DEFINE_integer("seed", 0, "Of the world's records, the parameters and the order of the data.")
     flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which learns little.")
+    common.define_cache()
 
 
 TARGET = 0.7

@@ -25,6 +25,7 @@ def define() -> None:
     flags.DEFINE_string("reward", "auto", "scores (of a head), implicit (log-ratio), or auto.")
     flags.DEFINE_integer("limit", None, "Read at most this many rows.")
     flags.DEFINE_string("output", None, "Where results and scores go; rewardbench.json in the run's folder.")
+    common.define_cache()
 
 
 def main(argv: list[str]) -> None:

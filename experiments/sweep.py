@@ -32,6 +32,7 @@ def define() -> None:
     flags.DEFINE_integer("steps", 0, "Updates of each run; 0 is 120 on the gold world, the config's own on files.")
     flags.DEFINE_integer("pairs", 600, "Training pairs of the gold world: few, so that flips can be memorised.")
     flags.DEFINE_bool("runlocal", False, "A tiny version in seconds, which shows nothing.")
+    common.define_cache()
 
 
 Outcome = Mapping[str, Any]

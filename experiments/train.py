@@ -27,6 +27,7 @@ def define() -> None:
     flags.DEFINE_bool("report", True, "Write report.html at the end.")
     flags.DEFINE_bool("show_samples", True, "Show texts in the report; turn off for offensive data.")
     common.define_distributed()
+    common.define_cache()
     flags.mark_flag_as_required("config")
 
 

@@ -490,6 +490,7 @@ def load_params(
       step: a step, or None for the newest whole one.
       subtree: its name in the state, "params" or such as "carry/ema".
       template: a pytree of arrays or `jax.ShapeDtypeStruct`s; values are cast to its dtypes and put on its shardings.
+        Or a function that makes it of {name: spec} of what was saved; then what it leaves out is not read.
 
     Returns:
       In the form of `template`, or nested dicts of uncommitted jax arrays without one.
@@ -511,6 +512,10 @@ def load_params(
     if not saved:
         parts = {"/".join(name.split("/")[:depth]) for name in tree for depth in range(1, name.count("/") + 1)}
         raise StructureMismatch(f"{where} has no {subtree!r}; {did_you_mean(subtree, parts)}")
+    if callable(template):
+        template = template({name.removeprefix(prefix): spec for name, spec in saved.items()})
+        chosen = {prefix + name for name in named_leaves(template)}
+        saved = {name: spec for name, spec in saved.items() if name in chosen}
     wanted = {name: jax.ShapeDtypeStruct(spec[0], jnp.dtype(spec[1])) for name, spec in saved.items()}
     if template is not None:
         wanted = {prefix + name: leaf for name, leaf in named_leaves(template).items()}

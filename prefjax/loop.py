@@ -9,11 +9,10 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -35,7 +34,7 @@ FREE_SWITCHES = ("outputs", "lm_head", "dtype", "param_dtype", "remat", "scan_la
 
 @dataclasses.dataclass
 class Run:
-    """A stage with all its live parts; `state` is replaced as training goes on."""
+    """A stage with all its live parts; `state` is shapes until a checkpoint is read, and replaced as it trains."""
 
     config: Config
     workdir: pathlib.Path
@@ -124,8 +123,8 @@ def assemble(config: Config, workdir: str | pathlib.Path, *, begin: bool = True)
     Args:
       config: resolved.
       workdir: of the run; a tokenizer that it holds already is used again.
-      begin: whether to read `init_from`; not where a checkpoint replaces the state anyway, so that a run can be opened
-        when the stage it came from is gone.
+      begin: whether to make the first state; not where a checkpoint has it, which is then read to where the shapes and
+        places in `Run.state` say, and the stage that the run came from may be gone.
 
     Raises:
       ValueError: naming what does not fit what.
@@ -147,15 +146,16 @@ def assemble(config: Config, workdir: str | pathlib.Path, *, begin: bool = True)
     jax.eval_shape(objective, shapes.params, train.with_step(shapes), batch, key)
     rules = build(config.rules)() if config.rules else sharding.RULES
     placed = mesh.shardings(shapes, rules, grid)
-    state = jax.jit(start, out_shardings=placed)(key)
-    if config.init_from and begin:
-        state = begin_from(state, config, model, placed)
+
+    def first() -> train.State:
+        if config.init_from:
+            return begin_from(config, model, tx, placed)
+        return jax.jit(start, out_shardings=placed)(key)
+
+    state = first() if begin else jax.tree.map(_to_fill, shapes, placed)
     if config.reference_store:
-
-        def first() -> train.State:
-            return begin_from(state, config, model, placed) if config.init_from and not begin else state
-
-        dataset = reference.of_run(dataset, model, config, workdir, grid, first, begin=begin)
+        started = (lambda: state) if begin else first
+        dataset = reference.of_run(dataset, model, config, workdir, grid, started, begin=begin)
     run = Run(config, workdir, dataset, model, objective, tx, grid, placed, state, key)
     if hasattr(dataset, "follow"):
         dataset.follow(run)  # online data: sampled from the parameters that the run has at the time
@@ -179,6 +179,10 @@ def make_dataset(config: Config, workdir: str | pathlib.Path) -> Any:
     return kept_source() if source is fn else fn(prompts=kept_source)
 
 
+def _to_fill(shape: jax.ShapeDtypeStruct, where: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where, weak_type=shape.weak_type)
+
+
 def initial_state(key: jax.Array, *, config: Config, model: Any, tx: optax.GradientTransformation) -> train.State:
     """Parameters, optimizer state and carry at step 0.
 
@@ -189,9 +193,21 @@ def initial_state(key: jax.Array, *, config: Config, model: Any, tx: optax.Gradi
         field = "learned" if config.learned else "reference"
         why = "is frozen with the base" if config.learned else "is the base, with adapters off"
         raise ValueError(f"{field}={config[field]!r} has no effect with adapters: it {why}; leave it out")
+    return state_of(initial_params(key, config=config, model=model), key, config=config, model=model, tx=tx)
+
+
+def initial_params(key: jax.Array, *, config: Config, model: Any) -> Any:
+    """All parameters at random, before adapters and base are parted; what is learned beside the model is with them."""
     params = model.init(jax.random.fold_in(key, 0))
     if config.learned:
         params = {**params, LEARNED: recipe.make_learned(config.learned, model, jax.random.fold_in(key, 1))}
+    return params
+
+
+def state_of(
+    params: Any, key: jax.Array, *, config: Config, model: Any, tx: optax.GradientTransformation
+) -> train.State:
+    """The state at step 0 that follows from all parameters."""
     carry = build(config.carry)(params) if config.carry else {}
     if isinstance(model, lora.LoraModel):
         params, frozen = model.split(params, jax.random.fold_in(key, 2))
@@ -201,47 +217,46 @@ def initial_state(key: jax.Array, *, config: Config, model: Any, tx: optax.Gradi
     return train.init_state(params, tx, carry)
 
 
-def begin_from(state: train.State, config: Config, model: Any, placed: Any) -> train.State:
-    """The state with the parameters of an earlier stage or a Hugging Face folder; a new head stays as initialised.
+def begin_from(config: Config, model: Any, tx: optax.GradientTransformation, placed: Any) -> train.State:
+    """The first state on the parameters of an earlier stage or a Hugging Face folder; a head they lack is a new one.
+
+    What is read goes to its place at once, and all else is made of it.
+
+    Args:
+      placed: where each part of the state lies.
 
     Raises:
       ValueError: the earlier model is another function, or a parameter has another shape.
     """
-    source = config.init_from
-    if isinstance(model, lora.LoraModel):
-        return begin_adapters(state, config, model, placed)
-    if huggingface.is_folder(source):
-        changed = huggingface.differences(source, model)
-        params = huggingface.read_params(source, model, shardings=placed.params, key=jax.random.key(config.seed))
-    else:
-        changed = changed_switches(source, config.model)
-        params = merged(leaves.named_leaves(checkpoint.load_params(source)), state.params, source)
-    if LEARNED in state.params:
-        params = {LEARNED: state.params[LEARNED], **params}
-    refuse_changes(changed, source)
-    carry = jax.tree.map(jnp.copy, build(config.carry)(params)) if config.carry else state.carry
-    if config.reference:
-        carry = {**carry, "reference": jax.tree.map(jnp.copy, params)}
-    return dataclasses.replace(state, params=params, carry=carry)
-
-
-def begin_adapters(state: train.State, config: Config, model: lora.LoraModel, placed: Any) -> train.State:
-    """The state of new adapters on the frozen parameters of an earlier stage or a Hugging Face folder."""
     key, source = jax.random.key(config.seed), config.init_from
+    make = functools.partial(initial_params, config=config, model=model)
+    shapes = jax.eval_shape(make, key)
     rules = build(config.rules)() if config.rules else sharding.RULES
-    where = mesh.shardings(jax.eval_shape(model.init, key), rules, placed.step.mesh)
+    # By the names they have in a state, which rules may speak of
+    where = mesh.shardings({"params": shapes}, rules, placed.step.mesh)["params"]
     if huggingface.is_folder(source):
-        changed = huggingface.differences(source, model)
-        whole = huggingface.read_params(source, model, shardings=where, key=key)
+        refuse_changes(huggingface.differences(source, model), source)
+        found = leaves.named_leaves(huggingface.read_params(source, model, shardings=where, key=key))
     else:
-        changed = changed_switches(source, config.model.base)
-        whole = jax.jit(model.init, out_shardings=where)(jax.random.fold_in(key, 0))
-        whole = merged(leaves.named_leaves(checkpoint.load_params(source)), whole, source)
-    refuse_changes(changed, source)
-    carry = jax.tree.map(jnp.copy, build(config.carry)(whole)) if config.carry else {}
-    split = jax.jit(model.split, out_shardings=(placed.params, {lora.BASE: placed.carry[lora.BASE]}), donate_argnums=0)
-    params, frozen = split(whole, jax.random.fold_in(key, 2))
-    return dataclasses.replace(state, params=params, carry={**carry, **frozen})
+        node = config.model.base if isinstance(model, lora.LoraModel) else config.model
+        refuse_changes(changed_switches(source, node), source)
+        found = read_stage(source, jax.tree.map(_to_fill, shapes, where))
+    places = leaves.named_leaves(where)
+    found |= _drawn(make, key, {name: place for name, place in places.items() if name not in found})
+    # Taken out of `found`: what follows is given the only hold on them, and leaves the parameters where they are
+    params = jax.tree.unflatten(jax.tree.structure(shapes), [found.pop(name) for name in places])
+    rest = functools.partial(state_of, config=config, model=model, tx=tx)
+    return jax.jit(rest, out_shardings=placed, donate_argnums=0)(params, key)
+
+
+def _drawn(make: Callable[[jax.Array], Any], key: jax.Array, places: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Those leaves of `make(key)` that have a place; under jit no other is computed."""
+
+    def some(key: jax.Array) -> dict[str, jax.Array]:
+        every = leaves.named_leaves(make(key))
+        return {name: every[name] for name in places}
+
+    return jax.jit(some, out_shardings=dict(places))(key) if places else {}
 
 
 def refuse_changes(changed: Mapping[str, tuple[Any, Any]], source: str) -> None:
@@ -259,24 +274,24 @@ def changed_switches(workdir: str, node: Config) -> dict[str, tuple[Any, Any]]:
     return {name: row for name, row in rows.items() if name.split(".")[0] not in FREE_SWITCHES}
 
 
-def merged(loaded: dict[str, Any], own: Any, source: str) -> Any:
-    """`own` with the leaves of `loaded` where it has them; what is new and what is left over is printed."""
-    mine = leaves.named_leaves(own)
-    fresh, unused = sorted(mine.keys() - loaded.keys()), sorted(loaded.keys() - mine.keys())
-    if not mine.keys() & loaded.keys():
-        raise ValueError(f"init_from={source}: none of its parameters has a name of this model's")
-    for name in mine.keys() & loaded.keys():
-        if mine[name].shape != loaded[name].shape:
-            raise ValueError(
-                f"init_from={source}: {name} has shape {loaded[name].shape}, this model's {mine[name].shape}"
-            )
-    if fresh or unused:
-        print(f"init_from: freshly initialised: {', '.join(fresh) or 'none'}; not used: {', '.join(unused) or 'none'}")
-    placed = [
-        jax.device_put(np.asarray(loaded[name], leaf.dtype), leaf.sharding) if name in loaded else leaf
-        for name, leaf in mine.items()
-    ]
-    return jax.tree.unflatten(jax.tree.structure(own), placed)
+def read_stage(source: str, wanted: Any) -> dict[str, jax.Array]:
+    """{name: array} of the parameters that an earlier stage has; what is new and what is left over is printed."""
+    mine = leaves.named_leaves(wanted)
+
+    def common(theirs: Mapping[str, leaves.Spec]) -> Any:
+        fresh, unused = sorted(mine.keys() - theirs.keys()), sorted(theirs.keys() - mine.keys())
+        if not mine.keys() & theirs.keys():
+            raise ValueError(f"init_from={source}: none of its parameters has a name of this model's")
+        for name in mine.keys() & theirs.keys():
+            shape = tuple(theirs[name][0])
+            if mine[name].shape != shape:
+                raise ValueError(f"init_from={source}: {name} has shape {shape}, this model's {mine[name].shape}")
+        if fresh or unused:
+            said = f"freshly initialised: {', '.join(fresh) or 'none'}; not used: {', '.join(unused) or 'none'}"
+            print(f"init_from: {said}")
+        return leaves.nest({name: leaf for name, leaf in mine.items() if name in theirs}, unquote=True)
+
+    return leaves.named_leaves(checkpoint.load_params(source, template=common))
 
 
 def checkpoints_of(config: Config, workdir: str | pathlib.Path) -> checkpoint.Checkpoints:
@@ -326,6 +341,7 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
     meta = {"config": rundir.plain(config), "seed": config.seed, "versions": rundir.versions()}
     lagged = writers.Lagged()
     sampled: dict[int, Mapping[str, float]] = {}  # of each step, what online data say of its round
+    once: dict[str, float] = {}  # goes into the next row alone
     waited, tokens, mark = 0.0, 0, time.monotonic()
 
     def settle(arrived: writers.Fetched | None) -> None:
@@ -341,7 +357,8 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
         if step % config.log_every == 0 or step == config.steps:
             now = time.monotonic()
             rates = {"speed/tokens_per_second": tokens / (now - mark), "speed/data_wait": waited / (now - mark)}
-            out.write(step, {**values, **more, **rates})
+            out.write(step, {**values, **more, **rates, **once})
+            once.clear()
             waited, tokens, mark = 0.0, 0, now
 
     def settle_all() -> None:
@@ -355,7 +372,15 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
             sampled[step] = getattr(data, "metrics", {})
             waited += time.monotonic() - began
             key = jax.random.fold_in(run.key, step)
-            run.state, metrics = step_fn(run.state, mesh.put_batch(batch, run.mesh), key)
+            fed = mesh.put_batch(batch, run.mesh)
+            if step == first + 1:
+                compiled = train.compile_ahead(step_fn, run.state, fed, key)
+                bar.message(f"train step: {compiled}")
+                once["speed/compile_seconds"] = compiled.seconds
+                mark += compiled.seconds
+                bar.skip(compiled.seconds)
+            run.state, metrics = step_fn(run.state, fed, key)
+            del fed
             settle(lagged.push(step, metrics, batch))
             evaluated: dict[str, float] = {}
             if step % config.eval_every == 0 or step == config.steps:

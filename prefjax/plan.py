@@ -100,11 +100,13 @@ def matmul_flops(jaxpr: Any) -> int:
 def collective_bytes(hlo: str) -> dict[str, float]:
     """Bytes of the results of each kind of collective, one device, loops of known length counted as often as they run.
 
+    A loop of unknown length counts once, and of the branches of a conditional the one that moves the most.
+
     Args:
       hlo: text of a compiled program.
     """
     bodies: dict[str, dict[str, float]] = {}
-    calls: dict[str, list[tuple[str, int]]] = {}
+    calls: dict[str, list[tuple[list[str], int]]] = {}  # what is called, one of several, and how often
     entry = name = ""
     for line in hlo.splitlines():
         header = re.match(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$", line)
@@ -120,13 +122,19 @@ def collective_bytes(hlo: str) -> dict[str, float]:
             size = max(sizes, default=0) if found[3] else sum(sizes)
             bodies[name][found[2]] = bodies[name].get(found[2], 0) + size
         loops = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-        for called in re.findall(r"(?:body|to_apply|calls|branch_computations)=\{?%?([\w.\-]+)", line):
-            calls.setdefault(name, []).append((called, int(loops[1]) if loops and "body=" in line else 1))
+        for called in re.findall(r"(?:body|to_apply|calls)=\{?%?([\w.\-]+)", line):
+            calls.setdefault(name, []).append(([called], int(loops[1]) if loops and "body=" in line else 1))
+        branches = re.search(r"branch_computations=\{(.*?)\}", line)
+        either = re.findall(r"[\w.\-]+", branches[1]) if branches else []
+        either += re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", line)
+        if either:
+            calls.setdefault(name, []).append((either, 1))
 
     def total(name: str, depth: int = 0) -> dict[str, float]:
         out = dict(bodies.get(name, {}))
         for called, times in calls.get(name, []) if depth < 50 else ():
-            for kind, size in total(called, depth + 1).items():
+            most = max((total(one, depth + 1) for one in called), key=lambda found: sum(found.values()))
+            for kind, size in most.items():
                 out[kind] = out.get(kind, 0) + times * size
         return out
 

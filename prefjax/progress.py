@@ -69,6 +69,11 @@ class Progress:
             self._last_line = now
             print(self.line(), file=self._stream, flush=True)
 
+    def skip(self, seconds: float) -> None:
+        """Takes time that was no step's, such as compiling, out of the rates."""
+        self._marks = [(when + seconds, step, tokens) for when, step, tokens in self._marks]
+        self._last_line += seconds
+
     @property
     def tokens_per_second(self) -> float:
         """Over the last `every` seconds."""

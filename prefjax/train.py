@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,35 @@ def make_step(
         return State(params, opt_state, carry, done), {"loss": loss, "grad_norm": optax.global_norm(grads), **values}
 
     return step
+
+
+class Compiled(NamedTuple):
+    """What compiling a program took.
+
+    Attributes:
+      seconds: of tracing and compiling, or of reading the compile cache.
+      memory: of one device, jax's `CompiledMemoryStats`; None where the backend cannot say.
+    """
+
+    seconds: float
+    memory: Any
+
+    def __str__(self) -> str:
+        text = f"compiled in {self.seconds:.1f} s"
+        if self.memory is None:
+            return text
+        held, more = (x / 1e6 for x in (self.memory.argument_size_in_bytes, self.memory.temp_size_in_bytes))
+        return f"{text}; on a device it takes {held:,.1f} MB of arguments and {more:,.1f} MB of temporaries"
+
+
+def compile_ahead(jitted: Any, *args: Any) -> Compiled:
+    """Compiles what `jitted(*args)` will run, so that no call's time has it in it; nothing is run.
+
+    jax keeps the program: the call finds it, and calls with other shapes compile as ever.
+    """
+    began = time.monotonic()
+    program = jitted.lower(*args).compile()
+    return Compiled(time.monotonic() - began, program.memory_analysis())
 
 
 def compiler_options() -> dict[str, int] | None:

@@ -402,13 +402,18 @@ def test_load_params(tmp_path):
 
 def test_load_params_into_a_template(tmp_path):
     with Checkpoints(tmp_path) as saved:
-        saved.save(1, {"params": {"w": jnp.arange(8.0) / 3}, "opt_state": jnp.ones(3)})
-    rows = sharded(8, ("data",))
-    found = load_params(tmp_path, template={"w": jax.ShapeDtypeStruct((8,), jnp.bfloat16, sharding=rows)})["w"]
+        saved.save(1, {"params": {"w": jnp.arange(8.0) / 3, "bias": jnp.ones(2)}, "opt_state": jnp.ones(3)})
+    rows, bias = sharded(8, ("data",)), jnp.ones(2)
+    template = {"w": jax.ShapeDtypeStruct((8,), jnp.bfloat16, sharding=rows), "bias": bias}
+    found = load_params(tmp_path, template=template)["w"]
     assert found.dtype == jnp.bfloat16 and found.sharding == rows
     assert (found == (jnp.arange(8.0) / 3).astype(jnp.bfloat16)).all()
     with pytest.raises(StructureMismatch, match=r"params/w is \(8,\) float32 .*\(9,\) float32"):
-        load_params(tmp_path, template={"w": jnp.zeros(9)})
+        load_params(tmp_path, template={"w": jnp.zeros(9), "bias": bias})
+    with pytest.raises(StructureMismatch, match="holds params/bias"):
+        load_params(tmp_path, template={"w": jnp.zeros(8)})
+    chosen = load_params(tmp_path, template=lambda specs: {"w": jax.ShapeDtypeStruct(specs["w"][0], jnp.float16)})
+    assert chosen.keys() == {"w"} and chosen["w"].dtype == jnp.float16
 
 
 def test_load_params_reads_no_other_part(tmp_path):

@@ -1,16 +1,29 @@
 """The programs as a stranger types them: quickstart, evaluate, train with --help and with mistakes."""
 
+import functools
 import importlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
+import jax
+import jax.numpy as jnp
 import pytest
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
+
+from experiments import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@functools.cache
+def kept() -> tempfile.TemporaryDirectory:
+    """The compile cache of these programs where none is set: not the one in the home of who runs the tests."""
+    return tempfile.TemporaryDirectory(prefix="compiled-")
 
 
 def program(name: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess:
@@ -18,7 +31,7 @@ def program(name: str, *arguments: str, timeout: float = 600) -> subprocess.Comp
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
+        env={"JAX_COMPILATION_CACHE_DIR": kept().name, **os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -43,6 +56,62 @@ def test_quickstart_trains_three_stages_and_evaluate_remakes_the_report(tmp_path
     assert "eval/rewards/accuracies" in again.stdout and (tmp_path / "again.html").exists()
 
 
+@pytest.fixture
+def fresh_cache(monkeypatch):
+    """As jax is before anything is told or compiled; put back afterwards."""
+    names = ("compilation_cache_dir", "enable_compilation_cache", "persistent_cache_min_compile_time_secs")
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
+    for name, value in zip(before, (None, True, 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_the_compile_cache_is_found_again_and_moved_and_left_out(fresh_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    folder, hits = tmp_path / "home" / "prefjax" / "xla", []
+    jax.monitoring.register_event_listener(listener := lambda event, **_: hits.append(event))
+    try:
+        common.begin_cache(None)
+        for count in (0, 1):  # as in a second process: what is in memory is gone
+            jax.clear_caches()
+            jax.jit(lambda x: jnp.sin(x) + 41).lower(1.0).compile()
+            entries = {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
+            assert len(entries) == 1
+            assert hits.count("/jax/compilation_cache/cache_hits") == count
+    finally:
+        jax.monitoring.unregister_event_listener(listener)
+    common.begin_cache(str(tmp_path / "moved"))
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "moved")
+    common.begin_cache(None)  # jax was told: that stays
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "moved")
+    common.begin_cache("off")
+    assert not jax.config.jax_enable_compilation_cache
+
+
+def test_no_place_for_a_compile_cache_costs_a_warning(fresh_cache, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    common.begin_cache(None)
+    assert jax.config.jax_compilation_cache_dir is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(common.os, "access", lambda *_: False)  # as of a folder one may only read
+    common.begin_cache(None)
+    assert jax.config.jax_compilation_cache_dir is None
+    assert caplog.text.count("no compile cache") == 2 and "--compile_cache" in caplog.text
+
+
+def test_the_library_leaves_the_compile_cache_to_its_user():
+    """Only a program turns it on; every program of runs has the flag, and those that time compiling do not."""
+    for path in (ROOT / "prefjax").rglob("*.py"):
+        assert "compilation_cache" not in path.read_text(), path
+    with_flag = {path.stem for path in (ROOT / "experiments").glob("*.py") if "define_cache()\n" in path.read_text()}
+    assert {"train", "evaluate", "quickstart", "sweep", "frontier"} <= with_flag and "bench" not in with_flag
+
+
 def test_programs_can_be_imported_together():
     for path in (ROOT / "experiments").glob("[a-z]*.py"):
         importlib.import_module(f"experiments.{path.stem}")
@@ -52,7 +121,7 @@ def test_programs_can_be_imported_together():
 @pytest.mark.parametrize("name", ["train", "evaluate", "quickstart", "rollout"])
 def test_help_helps(name):
     shown = program(name, "--help").stdout
-    assert f"python -m experiments.{name}" in shown and "--workdir" in shown
+    assert f"python -m experiments.{name}" in shown and "--workdir" in shown and "--compile_cache" in shown
 
 
 @pytest.mark.parametrize(

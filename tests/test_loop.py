@@ -1,5 +1,6 @@
 """fit: it trains, resumes bit for bit after any kill, refuses what does not fit, and does not depend on the mesh."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from prefjax import debug, loop, mesh, recipe, rundir, train
+from configs.reward import bradley_terry
+from prefjax import checkpoint, debug, loop, mesh, recipe, rundir, train, writers
 from prefjax.config import ref
 from prefjax.data import pipeline
 from prefjax.data.gold import dataset as gold
@@ -74,6 +76,63 @@ def test_a_run_learns_logs_and_leaves_everything_behind(whole):
     assert whole.step == 6
 
 
+def test_what_compiling_took_stands_in_the_first_row_alone(whole):
+    rows = [row for row in writers.read_jsonl(whole.workdir / writers.JSONL) if "loss" in row]
+    assert [row["step"] for row in rows if "speed/compile_seconds" in row] == [1]
+    assert rows[0]["speed/compile_seconds"] > 0
+
+
+class Unread:
+    """A metric that records when the host reads it."""
+
+    def __init__(self, value, note):
+        self.value, self.note = value, note
+
+    def __array__(self, *args, **kwargs):
+        self.note()
+        return np.asarray(self.value, *args, **kwargs)
+
+    __float__ = block_until_ready = item = __array__
+
+
+def test_a_step_is_under_way_before_the_metrics_of_the_last_are_read_and_its_call_does_not_compile(
+    tmp_path, monkeypatch, capsys
+):
+    """Had the loop waited for a step's numbers, the device would have nothing to do meanwhile."""
+    events, compiled, original = [], [], jax.jit
+
+    class Watched:
+        def __init__(self, jitted):
+            self.jitted, self.lower, self.count = jitted, jitted.lower, 0
+
+        def __call__(self, state, batch, key):
+            self.count += 1
+            events.append(("begun", step := self.count))
+            before = len(compiled)
+            state, metrics = self.jitted(state, batch, key)
+            assert len(compiled) == before, "the step compiled while it was called"
+            return state, {k: Unread(v, lambda: events.append(("read", step))) for k, v in metrics.items()}
+
+    def jit(fn, **options):
+        jitted = original(fn, **options)
+        return Watched(jitted) if "compiler_options" in options else jitted  # the step alone has some
+
+    def duration(event, seconds, **_):
+        if "compile" in event:
+            compiled.append(event)
+
+    monkeypatch.setattr(jax, "jit", jit)
+    jax.monitoring.register_event_duration_secs_listener(duration)
+    try:
+        loop.fit(config(steps=6, eval_every=9, checkpoint_every=9), tmp_path, until=5)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(duration)
+    assert compiled  # ahead of the first call
+    seen = list(dict.fromkeys(events))
+    assert seen == [("begun", 1), *(e for n in range(1, 5) for e in (("begun", n + 1), ("read", n))), ("read", 5)]
+    assert "train step: compiled in" in capsys.readouterr().err
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(whole, tmp_path):
     loop.fit(config(), tmp_path, until=3)
     run = loop.fit(config(), tmp_path)
@@ -81,8 +140,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, run.state, whole.state)
 
 
-def test_load_opens_any_checkpoint(whole):
-    run = loop.load(whole.workdir)
+def test_load_opens_any_checkpoint(whole, monkeypatch):
+    with nothing_made(monkeypatch, checkpoint, "_restore_arrays"):
+        run = loop.load(whole.workdir)
     jax.tree.map(np.testing.assert_array_equal, run.state.params, whole.state.params)
     assert loop.load(whole.workdir, step=4).step == 4
     assert run.evaluate() == pytest.approx(whole.evaluate(), rel=1e-6)
@@ -166,7 +226,23 @@ def test_a_changed_config_is_refused_with_the_difference(whole):
         loop.fit(changed, whole.workdir)
 
 
-def test_init_from_takes_parameters_and_says_what_is_new(whole, tmp_path, capsys):
+@contextlib.contextmanager
+def nothing_made(monkeypatch, module, name):
+    """Checks that no large array is made before `module.name` reads parameters, which it must."""
+    held = lambda: sum(x.nbytes for x in jax.live_arrays())  # noqa: E731
+    before, reader, more = held(), getattr(module, name), []
+
+    def read(*args, **options):
+        more.append(held() - before)
+        return reader(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, read)
+        yield
+    assert more and max(more) < 2000  # bytes; the parameters alone have 20 times as many
+
+
+def test_init_from_takes_parameters_and_says_what_is_new(whole, tmp_path, capsys, monkeypatch):
     scores = recipe.term(views.scored_pairs, reward.bradley_terry, metrics=ref(preference.reward_model))
     stage = config(
         steps=1,
@@ -175,7 +251,8 @@ def test_init_from_takes_parameters_and_says_what_is_new(whole, tmp_path, capsys
         reference=False,
         init_from=str(whole.workdir),
     )
-    run = loop.assemble(loop.resolve(stage), tmp_path)
+    with nothing_made(monkeypatch, checkpoint, "_restore_arrays"):
+        run = loop.assemble(loop.resolve(stage), tmp_path)
     assert "freshly initialised: score/kernel" in capsys.readouterr().out
     np.testing.assert_array_equal(run.state.params["embed"]["kernel"], whole.state.params["embed"]["kernel"])
     stage.model.rope_theta = 500.0
@@ -248,13 +325,24 @@ def weight_of_a_test(chosen_lengths):
     return 3.0 * jnp.ones(chosen_lengths.shape)
 
 
-def test_init_from_a_hugging_face_folder_and_back(whole, tmp_path):
+def test_init_from_a_hugging_face_folder_and_back(whole, tmp_path, monkeypatch):
     folder = tmp_path / "exported"
     huggingface.write_folder(folder, whole.model, whole.state.params, tokenizer=whole.dataset.tokenizer)
     stage = config(steps=1, model=ref(huggingface.pretrained, folder=str(folder)), init_from=str(folder))
-    run = loop.assemble(loop.resolve(stage), tmp_path / "run")
+    rundir.prepare(tmp_path / "run", stage)
+    with nothing_made(monkeypatch, huggingface, "read_params"):
+        run = loop.assemble(loop.resolve(stage), tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, run.state.params, whole.state.params)
     jax.tree.map(np.testing.assert_array_equal, run.state.carry["reference"], whole.state.params)
+    assert all(np.all(x == 0) for x in jax.tree.leaves(run.state.opt_state))
+    # A config that begins from this run has its model, not the small one, and its own head
+    with loop.checkpoints_of(stage, tmp_path / "run") as saved:
+        saved.save(1, run.state)
+    next_ = bradley_terry.get_config(f"runlocal,init={tmp_path / 'run'}")
+    assert (next_.model.fn, next_.model.folder, next_.model.outputs) == (stage.model.fn, str(folder), 1)
+    next_.data, next_.mesh = stage.data, stage.mesh
+    reward_model = loop.assemble(loop.resolve(next_), tmp_path / "next")
+    np.testing.assert_array_equal(reward_model.state.params["embed"]["kernel"], whole.state.params["embed"]["kernel"])
     stage.model = ref(decoder.decoder, **{**TINY, "rope_theta": 500.0})
     with pytest.raises(ValueError, match="rope_theta"):
         loop.assemble(loop.resolve(stage), tmp_path / "other")

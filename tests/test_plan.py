@@ -55,6 +55,35 @@ def test_collectives_in_a_loop_count_as_often_as_it_runs():
     assert found["all-reduce"] == 5 * 8 * 16 * 4  # what is gathered once, before or after, is left to the compiler
 
 
+def test_collectives_of_a_conditional_in_a_loop_are_those_of_its_largest_branch():
+    grid = mesh.make_mesh({"data": 4}, jax.devices()[:4])
+
+    def here(flags, x):
+        once = lambda x: jax.lax.psum(x, "data")  # noqa: E731
+        options = (lambda x: x, once, lambda x: once(once(x) * 2.0), once)
+        return jax.lax.scan(lambda c, i: (jax.lax.switch(i, options, c) / 8, None), x, flags)[0]
+
+    spec = PartitionSpec("data")
+    cut = jax.shard_map(here, mesh=grid, in_specs=(PartitionSpec(), spec), out_specs=spec, check_vma=False)
+    shapes = jax.ShapeDtypeStruct((5,), jnp.int32), jax.ShapeDtypeStruct((4, 16), jnp.float32)
+    text = jax.jit(cut).lower(*shapes).compile().as_text()
+    assert "conditional(" in text
+    assert plan.collective_bytes(text) == {"all-reduce": 5 * 2 * 16 * 4}
+    # As two branches are written in programs of some devices
+    two = """
+%yes (x: f32[4]) -> f32[4] {
+  ROOT %sum = f32[4]{0} all-reduce(%x), to_apply=%add
+}
+%no (x: f32[4]) -> f32[4] {
+  ROOT %same = f32[4]{0} copy(%x)
+}
+ENTRY %main (p: pred[], x: f32[4]) -> f32[4] {
+  ROOT %c = f32[4]{0} conditional(%p, %x, %x), true_computation=%yes, false_computation=%no
+}
+"""
+    assert plan.collective_bytes(two) == {"all-reduce": 16}
+
+
 def test_names_of_slices():
     assert plan.parse("v5p-256") == ("v5p", 128)
     assert plan.parse("h100-8") == ("h100", 8)

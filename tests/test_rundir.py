@@ -161,6 +161,8 @@ def test_git(tmp_path, monkeypatch):
 def test_progress_lines_where_nobody_watches():
     now, out = [0.0], io.StringIO()
     with Progress(100, initial=40, every=10, stream=out, clock=lambda: now[0]) as bar:
+        now[0] = 300.0
+        bar.skip(300.0)  # of compiling, say
         for step in range(41, 101):
             now[0] += 1.0
             bar.update(step, loss=0.5 if step > 42 else None, tokens=200)
