@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from prefjax.models import blockwise, placement
+from prefjax.models import blockwise, placement, splash
 from prefjax.ops.native import attention as native_attention
 from prefjax.ops.native import library as native
 
-BACKENDS = ("auto", "plain", "blockwise", "native", "xla", "cudnn")
-BLOCKWISE = 256  # columns from which blocks pay on a CPU: less work above the diagonal, and no [T, T] array kept
+BACKENDS = ("auto", "plain", "blockwise", "splash", "native", "xla", "cudnn")
+BLOCKWISE = 256  # columns from which blocks pay: less work above the diagonal, and no [T, T] array kept
 _MASKED = -1e30  # finite, so that a row with nothing to see has no NaN; beside any real logit exp gives exactly 0
 
 
@@ -65,20 +65,25 @@ def pick(
 ) -> str:
     """The backend that runs.
 
-    "auto" is cuDNN where it can do the work (a GPU, 16 bits, no soft-cap); for long causal rows on a CPU "native" in
-    float32 on one device (no soft-cap; `prefjax.ops.native`), else "blockwise"; and "plain" elsewhere. "blockwise" is
-    "plain" where the mask is not causal (cached decoding).
+    "auto" is for causal rows of BLOCKWISE columns and more, on a CPU, "native" (float32, one device, no soft-cap;
+    `prefjax.ops.native`), on a TPU "splash" (float32 or bfloat16, up to `splash.LONGEST` columns, one device or a mesh
+    that `placement.on` knows), on both else "blockwise". On a GPU it is cuDNN where that can do the work (16 bits, no
+    soft-cap). It is "plain" elsewhere. "blockwise" and "splash" are "plain" where the mask is not causal (cached
+    decoding).
     """
-    if backend == "blockwise":
+    if backend in ("blockwise", "splash"):
         return backend if causal else "plain"
     if backend != "auto":
         return backend
-    if jax.default_backend() == "cpu":
-        if not causal or queries < BLOCKWISE:
-            return "plain"
-        return "native" if softcap is None and dtype == jnp.float32 and native.usable("attention") else "blockwise"
-    fits = dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128 and queries % 2 == 0 and keys % 2 == 0
-    return "cudnn" if jax.default_backend() == "gpu" and softcap is None and fits else "plain"
+    device = jax.default_backend()
+    if device == "gpu":
+        fits = dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128 and queries % 2 == 0 and keys % 2 == 0
+        return "cudnn" if softcap is None and fits else "plain"
+    if device not in ("cpu", "tpu") or not causal or queries < BLOCKWISE:
+        return "plain"
+    if device == "tpu":
+        return "splash" if splash.usable(dtype, queries, keys) else "blockwise"
+    return "native" if softcap is None and dtype == jnp.float32 and native.usable("attention") else "blockwise"
 
 
 def attend(
@@ -99,18 +104,21 @@ def attend(
       mask: bool [B or 1, T, S], True where the query may attend to the key.
       scale: factor on the logits.
       softcap: c in c tanh(logits / c), before the mask.
-      backend: one of BACKENDS; "xla" and "cudnn" (jax.nn.dot_product_attention's) and "native" know no soft-cap.
-      causal: whether T == S and the mask is False above the diagonal, which "blockwise" needs.
+      backend: one of BACKENDS; "xla" and "cudnn" (jax.nn.dot_product_attention's) and "native" know no soft-cap;
+        "splash" is for TPUs, and interpreted, slowly, elsewhere.
+      causal: whether T == S and the mask is False above the diagonal, which "blockwise" and "splash" need.
 
     Returns:
       [B, H, T, head_dim].
 
     Raises:
-      ValueError: "native" where it cannot run.
+      ValueError: "native" where it cannot run, "splash" for another dtype than float32 and bfloat16.
     """
     chosen = pick(backend, q.dtype, q.shape[-1], softcap, q.shape[2], k.shape[2], causal)
     if chosen == "blockwise":
         return blockwise.attend(q, k, v, mask, scale=scale, softcap=softcap)
+    if chosen == "splash":
+        return splash.attend(q, k, v, mask, scale=scale, softcap=softcap)
     if chosen == "native":
         if q.dtype != jnp.float32 or softcap is not None or not native.load("attention"):
             raise ValueError(f"native attention needs a C++ compiler, float32 ({q.dtype} given) and no soft-cap")

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from prefjax.config import did_you_mean
-from prefjax.models import attention, fused, layers, placement, rope
+from prefjax.models import attention, fused, layers, placement, rope, splash
 
 Params = Any
 
@@ -240,7 +240,7 @@ def decoder(
       outputs, lm_head: size of the score head (0 for none); whether there is an output head.
       dtype, param_dtype: of computation and of parameters; norms, softmax and scores are float32 at least.
       remat: what the backward pass recomputes: "none", all but matrix products ("dots"), or the layer ("full").
-      scan_layers, attention: one compiled layer for all; one of `attention.BACKENDS` ("auto", "plain", ...).
+      scan_layers, attention: one compiled layer for all; one of `attention.BACKENDS`, "auto" as `attention.pick` says.
 
     Raises:
       ValueError: a value or combination that makes no model, naming the argument.
@@ -331,6 +331,8 @@ def _check_combinations(out: dict[str, Any]) -> None:
         raise ValueError("norm_placement='post' and parallel_residual=True exclude each other")
     if out["attention_softcap"] is not None and out["attention"] in ("xla", "cudnn", "native"):
         raise ValueError(f"attention={out['attention']!r} knows no attention_softcap; use 'auto' or 'plain'")
+    if out["attention"] == "splash" and out["dtype"] not in splash.DTYPES:
+        raise ValueError(f"attention='splash' computes {' and '.join(splash.DTYPES)}, not dtype={out['dtype']!r}")
     if not out["lm_head"]:
         for name in ("tied", "head_bias", "logit_softcap"):
             if out[name]:

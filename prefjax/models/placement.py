@@ -84,12 +84,19 @@ def sequence_cut(length: int) -> bool:
     return _cut(length, SEQUENCE) is not None
 
 
+def placed() -> bool:
+    """Whether what is traced runs `on` a mesh of several devices."""
+    return _MESH.get() is not None
+
+
 def attention(
     fn: Callable[..., Any],
     queries: tuple[jax.Array, ...],
     keys: tuple[jax.Array, ...],
     mask: jax.Array,
     outs: tuple[str, ...],
+    *,
+    kernel: bool = False,
 ) -> tuple[jax.Array, ...]:
     """`fn(*queries, *keys, mask)`, by each device for its own rows, heads and queries, with all keys of its rows.
 
@@ -99,10 +106,12 @@ def attention(
     Args:
       fn: gives a tuple. queries: [B, H, ..., T, n] each; keys: [B, KV, S, n] each; mask: [B or 1, T, S].
       outs: for each array that `fn` gives, whether it is one of the "queries" or of the "keys".
+      kernel: whether `fn` calls a kernel, which the partitioner cannot cut: each device calls it, also where nothing or
+        heads alone are cut.
     """
     mesh = _MESH.get()
     batch, cut = _cut(mask.shape[0] if mask.shape[0] > 1 else keys[0].shape[0], *AXES), _cut(mask.shape[1], SEQUENCE)
-    if mesh is None or not (batch or cut):
+    if mesh is None or not (batch or cut or kernel):
         return fn(*queries, *keys, mask)
     heads = _cut(queries[0].shape[1], "tensor") and _cut(keys[0].shape[1], "tensor")
 
