@@ -77,12 +77,12 @@ def _here(q, k, v, mask, *, scale: float, softcap: float | None, block: int, int
 
     length, head_dim = q.shape[2:]
     of_queries, of_keys = (_block(size, block) for size in mask.shape[1:])
-    of_head = -head_dim % (64 if head_dim <= 64 else _LANES)
-    rest = [-size % of for size, of in zip(mask.shape[1:], (of_queries, of_keys), strict=True)]
-    q, k, v = (
-        _padded(x, (after, of_head)) for x, after in zip((q * scale, k, v), (rest[0], *rest[1:] * 2), strict=True)
+    queries, keys = -mask.shape[1] % of_queries, -mask.shape[2] % of_keys
+    lanes = -head_dim % (64 if head_dim <= 64 else _LANES)
+    q, k, v, mask = (
+        jnp.pad(x, (*((0, 0),) * (x.ndim - 2), *((0, size) for size in after)))
+        for x, after in ((q * scale, (queries, lanes)), (k, (keys, lanes)), (v, (keys, lanes)), (mask, (queries, keys)))
     )
-    mask = _padded(mask, rest)
     # The kernel asks that every query sees something: its softmax over nothing is not a number
     seen = jnp.any(mask, axis=-1, keepdims=True)
     mask = mask | (~seen & (jnp.arange(mask.shape[-1]) == 0))
@@ -117,7 +117,3 @@ def _block(length: int, most: int) -> int:
     """Columns of a block: as even as whole lanes allow, so that little is padding."""
     count = -(-length // most)
     return -(-length // (count * _LANES)) * _LANES
-
-
-def _padded(x: jax.Array, after: tuple[int, int] | list[int]) -> jax.Array:
-    return jnp.pad(x, (*((0, 0),) * (x.ndim - 2), *((0, size) for size in after)))
