@@ -147,6 +147,7 @@ def run_layers(model, params, rows, grad, monkeypatch, kernel, **options):
     with monkeypatch.context() as patched:
         patched.setattr(library, "usable", lambda name: kernel and name == "layers")
         patched.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+        patched.setattr("prefjax.models.layers.NATIVE_WIDTH", 1000)
         return pulled(lambda params: model.hidden(params, *rows, **options), grad, params)
 
 
@@ -156,13 +157,15 @@ def run_layers(model, params, rows, grad, monkeypatch, kernel, **options):
         ({}, (30, 50, 7)),
         ({"norm_offset": 1.0, "rope_fraction": 0.6, "num_kv_heads": 4, "head_dim": 20}, (5, 9, 3)),
         ({"num_layers": 1, "hidden_size": 64, "intermediate_size": 300, "attention_scale": 0.7}, (1, 130, 0)),
+        ({"num_layers": 2, "hidden_size": 640, "intermediate_size": 40}, (2, 9, 1)),
     ],
 )
 def test_layers_are_those_of_the_modules(options, sizes, monkeypatch):
     model = decoder(**(SMALL | options))
     params = model.init(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)  # far from their initial values, so that every term counts
-    params = tree.unflatten([x + 0.2 * normal(i, *x.shape) for i, x in enumerate(leaves)])
+    spread = 0.2 * (40 / model.config.hidden_size) ** 0.5
+    params = tree.unflatten([x + spread * normal(i, *x.shape) for i, x in enumerate(leaves)])
     rows = rows_of(*sizes)
     real = (rows[2] > 0)[..., None]
     grad = normal(9, *rows[0].shape, model.config.hidden_size) * real
@@ -175,6 +178,7 @@ def test_layers_are_those_of_the_modules(options, sizes, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(library, "usable", lambda name: True)
         patched.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
+        patched.setattr("prefjax.models.layers.NATIVE_WIDTH", 1000)
         np.testing.assert_array_equal(jax.jit(lambda params: model.hidden(params, *rows))(params), got[0])
 
 

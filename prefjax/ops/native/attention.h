@@ -31,8 +31,8 @@ struct Shape {
 struct Run { int64_t first, count; };  // panels of keys, one after another
 using Runs = std::vector<Run>;
 
-// For each mask and block of queries, the runs of panels in which some query sees some key; `asked` [masks, queries] says
-// which queries count, all of them if it is null
+// For each mask and block of queries, the runs of panels in which some query sees some key; `asked` [masks, queries]
+// says which queries count, all of them if it is null
 inline std::vector<Runs> visible(xla::ffi::ThreadPool& pool, const Shape& s, const bool* mask,
                                  const bool* asked = nullptr) {
   std::vector<Runs> out(s.masks * s.blocks());
@@ -89,11 +89,13 @@ void columns(const Runs& runs, const Each& each) {
     for (int64_t j = run.first * NR; j < (run.first + run.count) * NR; j += W) each(j);
 }
 
-inline ints seen(const uint8_t* mask) { return __builtin_convertvector(*reinterpret_cast<const bytes*>(mask), ints) != 0; }
+inline ints seen(const uint8_t* mask) {
+  return __builtin_convertvector(*reinterpret_cast<const bytes*>(mask), ints) != 0;
+}
 
 // out[rows, width] = a[rows, dim] b^T in the visible panels; b as `pack_transposed` makes it
-inline void against_keys(const Shape& s, const float* a, int64_t a_width, const float* b, int64_t rows, const Runs& runs,
-                  float* out) {
+inline void against_keys(const Shape& s, const float* a, int64_t a_width, const float* b, int64_t rows,
+                         const Runs& runs, float* out) {
   for (const Run& run : runs)
     product(a, a_width, 1, b + run.first * s.dim * NR, s.dim * NR, NR, rows, run.count, s.dim, out + run.first * NR,
             s.width(), false);
@@ -111,7 +113,8 @@ inline void weighted(const Shape& s, const float* weights, const float* x, int64
 }
 
 // total[width, padded] += weights^T x over the visible panels; x [rows, padded]
-inline void to_keys(const Shape& s, const float* weights, const float* x, int64_t rows, const Runs& runs, float* total) {
+inline void to_keys(const Shape& s, const float* weights, const float* x, int64_t rows, const Runs& runs,
+                    float* total) {
   for (const Run& run : runs)
     product(weights + run.first * NR, 1, s.width(), x, NR, s.padded(), run.count * NR, s.padded() / NR, rows,
             total + run.first * NR * s.padded(), s.padded(), true);

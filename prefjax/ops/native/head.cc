@@ -1,7 +1,7 @@
 // Log-probabilities of target tokens and their gradients, some columns of the vocabulary at a time, all of it in cache.
 //
 // Only tokens asked for (`where`; backwards, only those with a gradient) are computed. Logits live in a buffer of one
-// block; those of the first tokens are kept as far as there is room for them, and the backward pass makes the rest again.
+// block; those of the first tokens are kept as far as there is room for them, the backward pass makes the rest again.
 #include <algorithm>
 #include <cmath>
 #include <vector>

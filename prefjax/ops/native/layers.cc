@@ -1,8 +1,8 @@
 // All layers of a Llama, x + attention(norm x) and then x + mlp(norm x), with their gradients: a block of tokens at a
 // time between one attention and the next, so that norms, rotations and sums are made on what is in cache.
 //
-// Padding is left out: it has zeros, and its gradient is zero. So are, after the attention of the last layer, tokens that
-// are not asked for and, backwards, those without a gradient.
+// Padding is left out: it has zeros, and its gradient is zero. So are, after the attention of the last layer, tokens
+// that are not asked for and, backwards, those without a gradient.
 #include "layers.h"
 
 #include <memory>
@@ -55,9 +55,9 @@ Shape shape_of(const Floats& x, const Inputs& in, int64_t heads, int64_t groups,
           eps, scale, offset};
 }
 
-// What the forward pass keeps of a layer, each [layers, tokens, ...]; without room for it, one layer's at a time
+// What the forward pass keeps of a layer beside its input; without room for it, one layer's at a time
 struct Kept {
-  float *x, *mid, *q, *k, *v, *mixed, *lse, *products;
+  float *mid, *q, *k, *v, *mixed, *lse, *products;
 };
 
 // Panels of the projections and of the MLP, and the norms' factors
@@ -92,8 +92,8 @@ void zero(float* x, const bool* real, int64_t n, int64_t size) {
 }
 
 // Norm, projections and rotation of one block of tokens
-void project(const Shape& s, const Inputs& in, const Tokens& tokens, const Packed& packed, const float* x, int64_t block,
-             const Kept& to) {
+void project(const Shape& s, const Inputs& in, const Tokens& tokens, const Packed& packed, const float* x,
+             int64_t block, const Kept& to) {
   static thread_local Scratch scratch;
   const int64_t width_q = padded(s.queries()) + GAP, width_k = padded(s.keys()) + GAP;
   float* states = scratch.of(ROWS * (s.stride() + width_q + 2 * width_k));
@@ -143,8 +143,8 @@ void finish(const Shape& s, const mlp::Shape& m, const Tokens& tokens, const Pac
 
 ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o, Floats mlp_norm,
                    Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real,
-                   Flags where, Result out, Result xs, Result mids, Result qs, Result ks, Result vs, Result mixed, Result lses, Result products,
-                   int64_t heads, int64_t groups, float eps, float scale, float offset) {
+                   Flags where, Result out, Result xs, Result mids, Result qs, Result ks, Result vs, Result mixed,
+                   Result lses, Result products, int64_t heads, int64_t groups, float eps, float scale, float offset) {
   const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real, where};
   const Shape s = shape_of(x, in, heads, groups, eps, scale, offset);
   const Tokens tokens = in.tokens(s), asked = in.asked(s);
@@ -152,7 +152,7 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats
   const auto mixing = s.mixing(mask.dimensions()[0]);
   const auto runs = in.visible(pool, mixing, tokens), last_runs = in.visible(pool, mixing, asked);
   const bool keep = mids->element_count() > 0;
-  const int64_t n = s.all(), of_lse = n * s.heads, of_products = 2 * n * m.blocks() * m.columns;
+  const int64_t n = s.all();
   static thread_local Scratch shared;
   float* room = shared.of(Packed::size(s, m) + (keep ? 0 : n * (2 * s.queries() + 2 * s.keys() + s.heads)));
   Packed packed(s, m, room);
@@ -160,10 +160,10 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats
   for (int64_t l = 0; l < s.layers; ++l) {
     Kept here{};
     if (keep) {
-      here = {nullptr, mids->typed_data() + l * n * s.dim, qs->typed_data() + l * n * s.queries(),
+      here = {mids->typed_data() + l * n * s.dim, qs->typed_data() + l * n * s.queries(),
               ks->typed_data() + l * n * s.keys(), vs->typed_data() + l * n * s.keys(),
-              mixed->typed_data() + l * n * s.queries(), lses->typed_data() + l * of_lse,
-              products->typed_data() + l * of_products};
+              mixed->typed_data() + l * n * s.queries(), lses->typed_data() + l * n * s.heads,
+              products->typed_data() + l * m.kept_size()};
     } else {
       here.q = room, here.mixed = here.q + n * s.queries(), here.k = here.mixed + n * s.queries();
       here.v = here.k + n * s.keys(), here.lse = here.v + n * s.keys();
@@ -285,25 +285,26 @@ void to_input(const Shape& s, const Inputs& in, const Tokens& tokens, const Back
   product(states, 1, s.stride(), v, NR, width_k, s.dim, wide_k / NR, rows, sums.v, wide_k, add);
 }
 
-ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o, Floats mlp_norm,
-                    Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask, Flags real,
-                    Flags where, Floats xs,
-                    Floats mids, Floats qs, Floats ks, Floats vs, Floats mixed, Floats lses, Floats products, Floats grad,
-                    Result in_x, Result in_norm, Result in_q, Result in_k, Result in_v, Result in_o, Result in_mlp_norm,
-                    Result in_gate, Result in_up, Result in_down, int64_t heads, int64_t groups, float eps, float scale,
-                    float offset) {
+ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o,
+                    Floats mlp_norm, Floats gate, Floats up, Floats down, Floats cos, Floats sin, Flags mask,
+                    Flags real, Flags where, Floats xs, Floats mids, Floats qs, Floats ks, Floats vs, Floats mixed,
+                    Floats lses, Floats products, Floats grad, Result in_x, Result in_norm, Result in_q, Result in_k,
+                    Result in_v, Result in_o, Result in_mlp_norm, Result in_gate, Result in_up, Result in_down,
+                    int64_t heads, int64_t groups, float eps, float scale, float offset) {
   const Inputs in{norm, q, k, v, o, mlp_norm, gate, up, down, cos, sin, mask, real, where};
   const Shape s = shape_of(x, in, heads, groups, eps, scale, offset);
   const Tokens tokens = in.tokens(s), asked = in.asked(s);
   // After its attention the last layer has gradients in these tokens alone
   const Tokens late(s.all(), [&](int64_t i) {
     const float* row = grad.typed_data() + i * s.dim;
-    return real.typed_data()[i] && where.typed_data()[i] && std::any_of(row, row + s.dim, [](float g) { return g != 0; });
+    return real.typed_data()[i] && where.typed_data()[i] &&
+           std::any_of(row, row + s.dim, [](float g) { return g != 0; });
   });
   const auto mixing = s.mixing(mask.dimensions()[0]);
   const auto runs = in.visible(pool, mixing, tokens), last_runs = in.visible(pool, mixing, late);
   const int64_t n = s.all(), some = tokens.count(), blocks = tokens.blocks();
-  const int64_t mlp_lanes = mlp::lanes_of(pool, {some, s.dim, s.inner, n});
+  const mlp::Shape m(some, s.dim, s.inner, n);
+  const int64_t mlp_lanes = mlp::lanes_of(pool, m);
   const int64_t most = std::max<int64_t>(1, std::min<int64_t>({16, 2 * pool.num_threads(), blocks}));
   static thread_local Scratch shared;
   float* room = shared.of(some * (3 * s.stride() + mlp_lanes * s.wide()) + n * (2 * s.queries() + 2 * s.keys()) +
@@ -339,10 +340,10 @@ ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Float
     const Weights w = in.at(s, l);
     const bool last = l == s.layers - 1;
     const float* from = l == 0 ? x.typed_data() : xs.typed_data() + (l - 1) * n * s.dim;
-    const Kept kept{nullptr, mids.typed_data() + l * n * s.dim, qs.typed_data() + l * n * s.queries(),
+    const Kept kept{mids.typed_data() + l * n * s.dim, qs.typed_data() + l * n * s.queries(),
                     ks.typed_data() + l * n * s.keys(), vs.typed_data() + l * n * s.keys(),
                     mixed.typed_data() + l * n * s.queries(), lses.typed_data() + l * n * s.heads,
-                    products.typed_data() + l * (products.element_count() / s.layers)};
+                    products.typed_data() + l * m.kept_size()};
     layers::factors(s, w.norm, factor);
     layers::factors(s, w.mlp_norm, mlp_factor);
     for (const Sums& own : sums) std::fill_n(own.norm, 2 * s.wide(), 0.0f);
@@ -388,69 +389,38 @@ ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Float
   return ffi::Error::Success();
 }
 
-// x [rows, length, dim], weights [layers, ...], angles, mask, real tokens, those asked for; see Inputs
+// A binding cannot be moved, so each is made where it is returned
+template <int n, typename Binding>
+auto arguments(Binding binding) {
+  if constexpr (n == 1) return std::move(binding).template Arg<Floats>();
+  else return arguments<n - 1>(std::move(binding).template Arg<Floats>());
+}
+
+template <int n, typename Binding>
+auto results(Binding binding) {
+  if constexpr (n == 1) return std::move(binding).template Ret<Floats>();
+  else return results<n - 1>(std::move(binding).template Ret<Floats>());
+}
+
+// x [rows, length, dim], nine weights [layers, ...], angles, mask, real tokens, those asked for; see Inputs
 auto inputs() {
-  return ffi::Ffi::Bind()
-      .Ctx<ffi::ThreadPool>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Floats>()
-      .Arg<Flags>()
-      .Arg<Flags>()
-      .Arg<Flags>();
+  return arguments<12>(ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()).Arg<Flags>().Arg<Flags>().Arg<Flags>();
+}
+
+template <typename Binding>
+auto facts(Binding binding) {
+  return std::move(binding)
+      .template Attr<int64_t>("heads")
+      .template Attr<int64_t>("groups")
+      .template Attr<float>("eps")
+      .template Attr<float>("scale")
+      .template Attr<float>("offset");
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(prefjax_layers, Forward,
-                              inputs()
-                                  .Ret<Floats>()  // what comes out
-                                  .Ret<Floats>()  // what Kept says, or [0] each
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Attr<int64_t>("heads")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<float>("eps")
-                                  .Attr<float>("scale")
-                                  .Attr<float>("offset"));
+// Gives what comes out, the inputs of all layers but the first, and what Kept has, or [0] each
+XLA_FFI_DEFINE_HANDLER_SYMBOL(prefjax_layers, Forward, facts(results<9>(inputs())));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(prefjax_layers_grads, Backward,
-                              inputs()
-                                  .Arg<Floats>()  // what was kept
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()
-                                  .Arg<Floats>()  // gradient in what came out
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Ret<Floats>()
-                                  .Attr<int64_t>("heads")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<float>("eps")
-                                  .Attr<float>("scale")
-                                  .Attr<float>("offset"));
+// Takes also what was kept and the gradient in what came out; gives those in x and the weights
+XLA_FFI_DEFINE_HANDLER_SYMBOL(prefjax_layers_grads, Backward, facts(results<10>(arguments<9>(inputs()))));

@@ -25,7 +25,8 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats gate, Floats up, Float
     float* states = scratch.of(mlp::ROWS * (s.stride() + s.wide()));
     float* found = states + mlp::ROWS * s.stride();
     const int64_t first = block * mlp::ROWS, rows = std::min(mlp::ROWS, s.tokens - first);
-    for (int64_t i = 0; i < rows; ++i) widen(x.typed_data() + (first + i) * s.dim, s.dim, s.stride(), states + i * s.stride());
+    for (int64_t i = 0; i < rows; ++i)
+      widen(x.typed_data() + (first + i) * s.dim, s.dim, s.stride(), states + i * s.stride());
     mlp::forward(s, packed, states, first, rows, found, kept->element_count() ? kept->typed_data() : nullptr);
     for (int64_t i = 0; i < rows; ++i)
       std::copy_n(found + i * s.wide(), s.dim, out->typed_data() + (first + i) * s.dim);

@@ -28,6 +28,7 @@ struct Shape {
   int64_t width() const { return columns + GAP; }  // of a token in the wide layer
   int64_t matrix() const { return columns * wide(); }
   // Kept products stand as [blocks, 2, room, columns], gate's before up's, in room for that many tokens
+  int64_t kept_size() const { return blocks() * 2 * room * columns; }
   int64_t kept(int64_t block, int64_t token) const { return (block * 2 * room + token) * columns; }
 };
 

@@ -45,7 +45,8 @@ void spread(xla::ffi::ThreadPool& pool, const float* x, int64_t n, int64_t dim, 
             const Which& which) {
   constexpr int64_t piece = 256;
   parallel(pool, (n + piece - 1) / piece, [&](int64_t p) {
-    for (int64_t i = p * piece; i < std::min(n, (p + 1) * piece); ++i) widen(x + which(i) * dim, dim, stride, out + i * stride);
+    for (int64_t i = p * piece; i < std::min(n, (p + 1) * piece); ++i)
+      widen(x + which(i) * dim, dim, stride, out + i * stride);
   });
 }
 
