@@ -60,7 +60,8 @@ def call(
 
     Parameters without a default are required. Keyword-only parameters whose default (or configured value) is None are
     optional arrays, bound where `named` has them; `where` means the mask that belongs to the first array; a leading
-    `key` receives the random key. `bind` says which array serves a parameter: {parameter: array name}.
+    `key` receives the random key. `bind` says which array serves a parameter: {parameter: array name}. Arrays are read
+    in the order of `named`, so that a view can list first what others then need not compute again.
 
     Raises:
       ValueError: a required array is missing (the names on both sides are listed), or `bind` names no parameter.
@@ -70,7 +71,7 @@ def call(
     for name in bind:
         if name not in parameters:
             raise ValueError(f"bind: {name_of(fn)} has no parameter {name!r}; {did_you_mean(name, parameters)}")
-    arguments, first = {}, None
+    arguments, sources, first = {}, {}, None
     for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
@@ -86,9 +87,11 @@ def call(
         if name in bind or parameter.default is parameter.empty:
             if array not in named:
                 raise ValueError(f"{name_of(fn)} needs {array}; {source} gives {', '.join(named) or 'nothing'}")
-            arguments[name] = named[array]
+            sources[name] = array
         elif parameter.default is None and array in named:
-            arguments[name] = named[array]
+            sources[name] = array
+    read = {array: named[array] for array in named if array in sources.values()}
+    arguments |= {name: read[array] for name, array in sources.items()}
     positionals = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     args = [arguments.pop(n) for n in positionals if n in arguments]
     return fn(*args, **arguments)

@@ -132,6 +132,13 @@ def test_only_what_is_asked_for_is_computed():
     assert compose(lazy, square)({}, {}, {}, KEY)[0].value == 1.0
 
 
+def test_arrays_are_read_in_the_order_of_the_view():
+    read = []
+    entries = {name: lambda name=name: read.append(name) or jnp.zeros(2) for name in ("dear", "cheap")}
+    assert call(lambda cheap, dear: cheap + dear, Named(entries)).shape == (2,)
+    assert read == ["dear", "cheap"]
+
+
 def test_loss_of_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="expected one value per example"):
         compose(view, lambda chosen_scores: chosen_scores.sum())(PARAMS, {}, make_batch(), KEY)

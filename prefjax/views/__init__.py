@@ -213,6 +213,9 @@ class Named(Mapping[str, jax.Array]):
             self._values[name] = entry() if callable(entry) else entry
         return self._values[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries  # the mixin's would compute the array
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 

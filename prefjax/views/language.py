@@ -22,7 +22,7 @@ def row_logps(model: LanguageModel, params: Any, batch: layout.Batch, states: ja
     Args:
       states: [R, T, D] of `tokens.row_states`, where they are at hand.
     """
-    states = tokens.row_states(model, params, batch) if states is None else states
+    states = tokens.row_states(model, params, batch, layout.scored(batch)) if states is None else states
     head = model.unembed(params)
     chunk = tokens.own_chunk(states, head)
 
@@ -33,16 +33,25 @@ def row_logps(model: LanguageModel, params: Any, batch: layout.Batch, states: ja
 
 
 def _responses(model: LanguageModel, params: Any, batch: layout.Batch, prefix: str = "") -> dict[str, Any]:
-    """Lazy [B, K] and [B, K, T] arrays of one model; one forward pass serves all, `states` being its last states."""
-    states = functools.cache(lambda: tokens.row_states(model, params, batch))
+    """Lazy [B, K] and [B, K, T] arrays of one model; one forward pass serves all, `states` being its last states.
+
+    Without log-probs of prompts, which therefore come first, the prompts' last states are not made.
+    """
+    whole = functools.cache(lambda: tokens.row_states(model, params, batch))
+
+    @functools.cache
+    def states() -> jax.Array:
+        made = whole.cache_info().currsize
+        return whole() if made else tokens.row_states(model, params, batch, layout.scored(batch))
+
     rows = functools.cache(lambda: row_logps(model, params, batch, states()))
     return {
+        f"{prefix}prompt_logps": lambda: layout.prompt_sums(
+            tokens.row_stats(model, params, batch, whole())["logps"], batch
+        ),
         "states": states,
         f"{prefix}logps": lambda: layout.response_sums(rows(), batch),
         f"{prefix}token_logps": lambda: layout.response_tokens(rows(), batch)[0],
-        f"{prefix}prompt_logps": lambda: layout.prompt_sums(
-            tokens.row_stats(model, params, batch, states())["logps"], batch
-        ),
     }
 
 

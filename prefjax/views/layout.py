@@ -32,16 +32,20 @@ def response_ids(batch: Batch) -> jax.Array:
     """[R, T] index (segment - 1) * K + (branch - 1) of the response a token belongs to; S * K for all other tokens."""
     _, _, s, k = slots(batch)
     segments, branches = batch["segments"], batch["branches"]
-    return jnp.where((segments > 0) & (branches > 0), (segments - 1) * k + branches - 1, s * k)
+    return jnp.where(inside(batch), (segments - 1) * k + branches - 1, s * k)
+
+
+def inside(batch: Batch) -> jax.Array:
+    """[R, T] bool: tokens of responses, the context that a response may begin with among them."""
+    return (batch["segments"] > 0) & (batch["branches"] > 0)
 
 
 def scored(batch: Batch) -> jax.Array:
     """[R, T] bool: tokens of responses, after the context that a response may begin with."""
     e, rows, s, k = slots(batch)
     ids = response_ids(batch)
-    inside = ids < s * k
     if CONTEXT not in batch:
-        return inside
+        return inside(batch)
     sizes = jnp.reshape(batch[CONTEXT], (e, s * k))
     sizes = jnp.repeat(jnp.pad(sizes, ((0, 0), (0, 1))), rows, axis=0)
     prompts = (batch["branches"] == 0) & (batch["segments"] > 0)
@@ -49,7 +53,7 @@ def scored(batch: Batch) -> jax.Array:
         prompts.astype(jnp.int32), batch["segments"]
     )
     offsets = batch["positions"] - jnp.take_along_axis(prompt_sizes, batch["segments"], axis=1)
-    return inside & (offsets >= jnp.take_along_axis(sizes, ids, axis=1))
+    return inside(batch) & (offsets >= jnp.take_along_axis(sizes, ids, axis=1))
 
 
 def prompt_sums(values: jax.Array, batch: Batch) -> jax.Array:
@@ -85,6 +89,12 @@ def predictors(batch: Batch) -> jax.Array:
     same &= (jnp.take_along_axis(segments, before, axis=1) == segments) & (index > 0)
     start = jnp.where(branches > 0, prompt_end, index)  # a prompt's first token has no predictor and is never scored
     return jnp.clip(jnp.where(same, before, start), 0, segments.shape[1] - 1)
+
+
+def predicting(batch: Batch, where: jax.Array) -> jax.Array:
+    """[R, T] bool: tokens whose state predicts one of those `where` [R, T] holds."""
+    rows = jnp.arange(where.shape[0])[:, None]
+    return jnp.zeros(where.shape, bool).at[rows, predictors(batch)].max(where)
 
 
 def _per_example(values: jax.Array, batch: Batch) -> jax.Array:

@@ -41,10 +41,15 @@ def rollouts(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, mo
 
     @functools.cache
     def states() -> jax.Array:
-        return tokens.row_states(model, params, batch)
+        return tokens.row_states(model, params, batch, layout.inside(batch))
+
+    heads: dict[str, jax.Array] = {}
 
     def stats(name: str) -> jax.Array:
-        return per_token(tokens.row_stats(model, params, batch, states(), *({name} - {"logps"}))[name])
+        if name not in heads:  # the log-probs come with any other
+            wanted = {name} - {"logps"}
+            heads.update(tokens.row_stats(model, params, batch, states(), *wanted, where=layout.inside(batch)))
+        return per_token(heads[name])
 
     @functools.cache
     def mask() -> jax.Array:
@@ -64,9 +69,9 @@ def rollouts(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, mo
     entries["example_mask"] = entries["example_mask"] & flat(stored["response_mask"])
     entries["token_mask"] = entries["action_mask"] = mask
     entries["lengths"] = lambda: jnp.sum(mask(), axis=1)
+    entries["token_entropies"] = functools.partial(stats, "entropy")
     entries["token_logps"] = functools.partial(stats, "logps")
     entries["logps"] = lambda: jnp.sum(named["token_logps"], axis=1)
-    entries["token_entropies"] = functools.partial(stats, "entropy")
     entries["values"] = lambda: per_token(model.scores(params, states())[..., 0])
     if "reference" in (carry or {}):
         entries |= _against(model, params, jax.lax.stop_gradient(carry["reference"]), batch, states, per_token, entries)
@@ -87,13 +92,16 @@ def _against(
     stored: Mapping[str, Any],
 ) -> dict[str, Any]:
     """ref_token_logps, unless stored, and token_kls: exact KL(policy || reference) of the next token."""
-    ref_states = functools.cache(lambda: tokens.row_states(model, reference, batch))
+    where = layout.inside(batch)
+    ref_states = functools.cache(lambda: tokens.row_states(model, reference, batch, where))
 
     def kls() -> jax.Array:
         heads = model.unembed(reference), model.unembed(params)
-        return per_token(tokens.head_kls(*heads, ref_states(), states()))
+        return per_token(tokens.head_kls(*heads, ref_states(), states(), where))
 
     found: dict[str, Any] = {"token_kls": kls}
     if "ref_token_logps" not in stored:
-        found["ref_token_logps"] = lambda: per_token(tokens.row_stats(model, reference, batch, ref_states())["logps"])
+        found["ref_token_logps"] = lambda: per_token(
+            tokens.row_stats(model, reference, batch, ref_states(), where=where)["logps"]
+        )
     return found

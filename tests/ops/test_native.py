@@ -16,6 +16,7 @@ from prefjax.models import lora
 from prefjax.models.decoder import decoder
 from prefjax.ops import logprobs
 from prefjax.ops.native import attention, head, library, mlp
+from prefjax.views import language
 
 
 @pytest.fixture(autouse=True)
@@ -253,9 +254,19 @@ def test_a_model_runs_on_kernels_where_they_are_usable_and_gives_the_same(monkey
     params = model.init(jax.random.key(0))
     tokens = jax.random.randint(jax.random.key(1), (2, 20), 0, 70)
 
+    positions = jnp.where(jnp.arange(20) < 14, jnp.arange(20), jnp.arange(20) - 6)
+    batch = {
+        "tokens": tokens,
+        "positions": jnp.broadcast_to(positions, tokens.shape),
+        "segments": jnp.broadcast_to(jnp.arange(20) < 18, tokens.shape).astype(jnp.int32),
+        "branches": jnp.broadcast_to((jnp.arange(20) >= 8).astype(jnp.int32) + (jnp.arange(20) >= 14), tokens.shape),
+        "response_mask": jnp.ones((2, 1, 2), bool),
+        "example_mask": jnp.ones((2, 1), bool),
+    }
+
     def loss(params):
-        hidden = model.hidden(params, tokens, None, None, None)
-        return logprobs.row_logps(hidden, model.unembed(params).kernel, tokens, tokens > 3).sum()
+        named = language.pairs(params, {}, batch, jax.random.key(2), model=model)
+        return jnp.sum(jnp.sin(named["chosen_logps"]) - named["rejected_logps"])
 
     used = []
     monkeypatch.setattr("prefjax.models.attention.BLOCKWISE", 1)

@@ -42,6 +42,12 @@ def test_first_response_token_is_predicted_from_the_prompts_end():
     np.testing.assert_array_equal(layout.predictors(SHARED)[1][:5], [0, 0, 1, 2, 3])
 
 
+def test_what_predicts_the_responses_is_their_prompts_ends_and_their_own_tokens():
+    asked = layout.predicting(SHARED, layout.scored(SHARED))
+    np.testing.assert_array_equal(np.flatnonzero(asked[0]), [2, 3, 6, 8])
+    np.testing.assert_array_equal(np.flatnonzero(asked[1]), [1, 2, 3])
+
+
 def test_sums_lengths_and_last_states_of_each_response():
     np.testing.assert_array_equal(layout.lengths(SHARED), [[2, 1], [1, 2], [3, 0], [0, 0]])
     sums = layout.response_sums(SHARED["tokens"].astype(np.float32), SHARED)
