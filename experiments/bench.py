@@ -69,6 +69,7 @@ class Shape:
       examples, prompt, response, responses: of a batch; the tokens of each prompt and response, and how many responses.
       layout: "shared" (a row an example), "separate" (a row a response), or "packed" (rows of 1,024 tokens, with
         responses of half to all of `response` tokens).
+      rows: how many of 1,024 tokens, where they are packed.
       stored: whether the batch holds the reference's log-probs.
       lora: the rank of adapters on all matrices of the layers, the only thing trained then; 0 for none.
       data: "" for random tokens, or a real set, packed, in GPT-2's vocabulary (the folder is PREFJAX_DATA).
@@ -85,6 +86,7 @@ class Shape:
     response: int = 192
     responses: int = 2
     layout: str = "shared"
+    rows: int = 4
     stored: int = 0
     lora: int = 0
     data: str = ""
@@ -164,7 +166,7 @@ def batches_of(shape: Shape) -> tuple[list[dict[str, Any]], list[list[int]]]:
     kind = "separate" if shape.layout == "separate" else "shared"
     copies = shape.responses if kind == "separate" else 1
     length = 1024 if packed else int(data.sizes(kind).max())
-    rows = 4 if packed else shape.examples * copies
+    rows = shape.rows if packed else shape.examples * copies
     plan = packing.Layout(kind, rows, length, slots=8 if packed else 1, responses=shape.responses)
     batches = [packing.assemble(data, rows, plan) for rows in packing.plan_all(data.sizes(kind), plan)]
     batches = batches[:-1] or batches  # the last is seldom full
