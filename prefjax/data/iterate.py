@@ -7,7 +7,7 @@ import functools
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,8 @@ def shuffled(index: int, size: int, seed: int, epoch: int) -> int:
     return index_shuffle(index, max_index=size - 1, seed=int(key), rounds=4)
 
 
-def advance(position: Position, sizes: np.ndarray, layout: Layout, seed: int) -> tuple[Plan, Position]:
-    """The plan of the next batch (of all processes together) and the position after it; pure."""
+def advance(position: Position, sizes: np.ndarray, layout: Layout, seed: int) -> tuple[Layout, Plan, Position]:
+    """Shape and plan of the next batch (of all processes together) and the position after it; pure."""
     epoch, drawn, size = position.epoch, position.drawn, len(sizes)
     key = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
@@ -48,8 +48,8 @@ def advance(position: Position, sizes: np.ndarray, layout: Layout, seed: int) ->
         return index_shuffle(drawn - 1, max_index=size - 1, seed=key, rounds=4)
 
     pending = list(position.pending)
-    rows = packing.plan(draw, pending, sizes, layout)
-    return rows, Position(epoch, drawn, tuple(pending))
+    shape, rows = packing.plan(draw, pending, sizes, layout)
+    return shape, rows, Position(epoch, drawn, tuple(pending))
 
 
 def shard(layout: Layout, shard_index: int, shard_count: int) -> slice:
@@ -71,8 +71,13 @@ def shard(layout: Layout, shard_index: int, shard_count: int) -> slice:
 def _produce(
     position: Position, *, data: Corpus, sizes: np.ndarray, layout: Layout, seed: int, mine: slice
 ) -> tuple[Batch, Position]:
-    rows, after = advance(position, sizes, layout, seed)
-    return packing.assemble(data, rows[mine], layout), after
+    shape, rows, after = advance(position, sizes, layout, seed)
+    return packing.assemble(data, rows[mine], shape), after
+
+
+def _blanks(data: Corpus, shapes: Iterable[Layout], mine: slice) -> list[Batch]:
+    """A process's part of a batch of each shape in which no example exists."""
+    return [packing.assemble(data, [[] for _ in range(mine.stop - mine.start)], shape) for shape in shapes]
 
 
 def _work(produce: Any, position: Position, out: queue.Queue, stop: threading.Event) -> None:
@@ -119,6 +124,7 @@ class TrainIterator:
         if not isinstance(prefetch, int) or prefetch < 0:
             raise ValueError(f"prefetch={prefetch!r}: expected the number of batches to prepare ahead, 0 for no thread")
         self.wait_seconds = 0.0
+        self._data, self._layout, self._mine = data, layout, shard(layout, shard_index, shard_count)
         self._identity = {"version": VERSION, "seed": seed, "data": data.fingerprint(), "examples": len(data)}
         self._produce = functools.partial(
             _produce,
@@ -126,7 +132,7 @@ class TrainIterator:
             sizes=data.sizes(layout.layout),
             layout=layout,
             seed=seed,
-            mine=shard(layout, shard_index, shard_count),
+            mine=self._mine,
         )
         self._prefetch, self._position = prefetch, Position()
         self._queue: queue.Queue | None = None
@@ -149,6 +155,10 @@ class TrainIterator:
             self._position = position
         self.wait_seconds += time.perf_counter() - start
         return batch
+
+    def blanks(self) -> list[Batch]:
+        """An empty batch of each shape that `next` may give, shortest rows first: what to compile ahead for."""
+        return _blanks(self._data, self._layout.shapes, self._mine)
 
     @property
     def epoch(self) -> int:
@@ -209,13 +219,17 @@ class EvalBatches:
     """
 
     def __init__(self, data: Corpus, layout: Layout, *, shard_index: int = 0, shard_count: int = 1):
-        self._data, self._layout = data, layout
-        self._mine = shard(layout, shard_index, shard_count)
-        self._plans = packing.plan_all(data.sizes(layout.layout), layout)
+        self._data, self._mine = data, shard(layout, shard_index, shard_count)
+        self._plans = packing.plan_shapes(data.sizes(layout.layout), layout)
 
     def __len__(self) -> int:
         return len(self._plans)
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in self._plans:
-            yield packing.assemble(self._data, rows[self._mine], self._layout)
+        for shape, rows in self._plans:
+            yield packing.assemble(self._data, rows[self._mine], shape)
+
+    def blanks(self) -> list[Batch]:
+        """An empty batch of each shape that the pass has, shortest rows first."""
+        shapes = {shape.row_length: shape for shape, _ in self._plans}
+        return _blanks(self._data, [shapes[length] for length in sorted(shapes)], self._mine)

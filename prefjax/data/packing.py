@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,8 @@ class Layout:
       responses: responses K of an example; 0 for prompts alone.
       look_ahead: how many waiting examples the packer chooses from.
       fit: `best` takes the longest waiting example that fits, `first` the one that waits longest.
+      buckets: ascending row lengths, the last one row_length: each batch has `rows` of one of them. Without any all
+        rows have row_length.
     """
 
     layout: str = "shared"
@@ -42,6 +45,7 @@ class Layout:
     responses: int = 2
     look_ahead: int = 64
     fit: str = "best"
+    buckets: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         for name, options in (("layout", LAYOUTS), ("fit", FITS)):
@@ -56,6 +60,27 @@ class Layout:
             raise ValueError(f"slots={self.slots}: the separate layout holds 1 example in a row")
         if self.rows % self.copies:
             raise ValueError(f"rows={self.rows} is not a multiple of the {self.copies} rows that each example takes")
+        object.__setattr__(self, "buckets", self._checked_buckets())
+
+    def _checked_buckets(self) -> tuple[int, ...]:
+        found = self.buckets
+        good = isinstance(found, list | tuple) and all(isinstance(n, int | np.integer) and n >= 2 for n in found)
+        if not good or (found and (list(found) != sorted(set(found)) or found[-1] != self.row_length)):
+            raise ValueError(
+                f"buckets={found!r}: expected ascending row lengths of at least 2, the last one "
+                f"row_length={self.row_length}"
+            )
+        return tuple(int(n) for n in found)
+
+    @functools.cached_property
+    def shapes(self) -> tuple[Layout, ...]:
+        """The layouts that a batch may have, one a bucket, shortest rows first.
+
+        All have the same rows, so that buckets change what a step costs and not how many examples its mean is over, and
+        what divides `rows` (devices, processes, micro-batches) fits each.
+        """
+        lengths = self.buckets or (self.row_length,)
+        return tuple(dataclasses.replace(self, row_length=length, buckets=()) for length in lengths)
 
     @property
     def copies(self) -> int:
@@ -176,11 +201,33 @@ def _fields(examples: Sequence[Example], k: int) -> dict[str, np.ndarray]:
     return out
 
 
-def plan(draw: Callable[[], int | None], pending: list[int], sizes: np.ndarray, layout: Layout) -> Plan:
-    """Chooses the examples of one batch.
+class _Again:
+    """Draws that can be made again: those of a plan that was given up are the first ones of the next."""
 
-    Each row starts with the example that has waited longest, so none starves; the rest of the row is chosen among the
-    `look_ahead` waiting ones. Ties go to the one that has waited longest.
+    def __init__(self, draw: Callable[[], int | None]):
+        self._draw, self._drawn, self._at = draw, [], 0
+
+    def __call__(self) -> int | None:
+        if self._at == len(self._drawn):
+            self._drawn.append(self._draw())
+        self._at += 1
+        return self._drawn[self._at - 1]
+
+    def rewind(self) -> None:
+        self._at = 0
+
+    def rest(self) -> list[int]:
+        """What was drawn, but not since the last `rewind`."""
+        return [index for index in self._drawn[self._at :] if index is not None]
+
+
+def plan(draw: Callable[[], int | None], pending: list[int], sizes: np.ndarray, layout: Layout) -> tuple[Layout, Plan]:
+    """Chooses the shape and the examples of one batch.
+
+    The example that has waited longest decides the bucket, so none starves: the shortest that holds it and that the
+    waiting examples fill. The first row begins with it, further rows with the one of this bucket that has waited
+    longest; what is left of a row is chosen among the `look_ahead` waiting ones. Ties go to the one that has waited
+    longest.
 
     Args:
       draw: gives the next example's index, or None at the end.
@@ -189,9 +236,33 @@ def plan(draw: Callable[[], int | None], pending: list[int], sizes: np.ndarray, 
       layout: see `Layout`.
 
     Returns:
-      For each of `layout.groups` rows the indices in it; empty rows only at the end of the stream.
+      One of `layout.shapes`, and for each of its `groups` rows the indices in it; empty rows only at the end of the
+      stream.
     """
-    window = layout.look_ahead if layout.slots > 1 else 1
+    window = layout.look_ahead if layout.slots > 1 or len(layout.shapes) > 1 else 1
+    if not pending and (first := draw()) is not None:
+        pending.append(first)
+    oldest, again = int(sizes[pending[0]]) if pending else 0, _Again(draw)
+    if oldest > layout.row_length:
+        raise ValueError(f"an example of {oldest} tokens does not fit a row of {layout.row_length}")
+    above, shape, rows, waiting = 0, layout, [], pending
+    for shape in layout.shapes:
+        if oldest <= shape.row_length:
+            again.rewind()
+            waiting = list(pending)
+            rows = _fill(again, waiting, sizes, shape, window, above)
+            # Filled is a batch that did not run out of what fits it before its last row
+            if not waiting or (all(rows) and min(sizes[index] for index in waiting) <= shape.row_length):
+                break
+        above = shape.row_length
+    pending[:] = waiting + again.rest()
+    return shape, rows
+
+
+def _fill(
+    draw: Callable[[], int | None], pending: list[int], sizes: np.ndarray, shape: Layout, window: int, above: int
+) -> Plan:
+    """The rows of a batch of one shape; `above` is the row length of the next shorter one."""
     order = [(int(sizes[index]), -age) for age, index in enumerate(pending)]
     by_age, age = dict(enumerate(pending)), len(pending)
     order.sort()
@@ -208,28 +279,33 @@ def plan(draw: Callable[[], int | None], pending: list[int], sizes: np.ndarray, 
 
     def choose(room: int) -> int | None:
         """Position in `order` of the example to place."""
-        if layout.fit == "best":
+        if shape.fit == "best":
             at = bisect.bisect_right(order, (room, 1)) - 1
             return at if at >= 0 else None
         fits = [(-negative, at) for at, (size, negative) in enumerate(order) if size <= room]
         return min(fits)[1] if fits else None
 
+    def begin(first: bool) -> int | None:
+        """Position in `order` of the example that a row begins with."""
+        oldest = next(iter(by_age))
+        size = int(sizes[by_age[oldest]])
+        if first or above < size <= shape.row_length:
+            return bisect.bisect_left(order, (size, -oldest))
+        own = range(bisect.bisect_right(order, (above, 1)), bisect.bisect_right(order, (shape.row_length, 1)))
+        return max(own, key=lambda at: order[at][1]) if own else choose(shape.row_length)
+
     rows: Plan = []
-    for _ in range(layout.groups):
+    for _ in range(shape.groups):
         row: list[int] = []
         refill()
         if order:
-            oldest = next(iter(by_age))
-            at = bisect.bisect_left(order, (int(sizes[by_age[oldest]]), -oldest))
-            room = layout.row_length
+            at, room = begin(not rows), shape.row_length
             while at is not None:
                 size, negative = order.pop(at)
-                if size > room:
-                    raise ValueError(f"an example of {size} tokens does not fit a row of {layout.row_length}")
                 row.append(by_age.pop(-negative))
                 room -= size
                 refill()
-                at = choose(room) if len(row) < layout.slots else None
+                at = choose(room) if len(row) < shape.slots else None
         rows.append(row)
     pending[:] = by_age.values()
     return rows
@@ -241,7 +317,7 @@ def assemble(data: Corpus, rows: Plan, layout: Layout) -> Batch:
     Args:
       data: tokenised examples with layout.responses responses each.
       rows: indices into `data`, one list a row (`shared`) or an example (`separate`).
-      layout: see `Layout`; its `rows` may be those of one process alone.
+      layout: one of `Layout.shapes`; its `rows` may be those of one process alone.
 
     Returns:
       tokens, positions, segments, branches int32 [R, T]; response_mask bool [E, S, K]; example_mask bool [E, S];
@@ -340,30 +416,36 @@ def pack(
     responses: int | None = None,
     look_ahead: int = 64,
     fit: str = "best",
+    buckets: Sequence[int] = (),
 ) -> list[Batch]:
     """All batches of a list of tokenised examples, in order; the last one is filled up with empty slots.
 
     Args:
       examples: as `corpus` takes them.
-      layout, rows, row_length, slots, responses, look_ahead, fit: see `Layout`; `separate` sets slots to 1.
+      layout, rows, row_length, slots, responses, look_ahead, fit, buckets: see `Layout`; `separate` sets slots to 1.
 
     Raises:
       ValueError: an unknown layout (with a did-you-mean), or an example that does not fit a row.
     """
     data = corpus(examples, responses)
     slots = 1 if layout == "separate" else slots
-    shape = Layout(layout, rows, row_length, slots, data.responses, look_ahead, fit)
-    return [assemble(data, rows, shape) for rows in plan_all(data.sizes(layout), shape)]
+    whole = Layout(layout, rows, row_length, slots, data.responses, look_ahead, fit, buckets)
+    return [assemble(data, rows, shape) for shape, rows in plan_shapes(data.sizes(layout), whole)]
+
+
+def plan_shapes(sizes: np.ndarray, layout: Layout) -> list[tuple[Layout, Plan]]:
+    """The plans of all batches over the examples in order, each with the shape it is for."""
+    stream, pending, plans = iter(range(len(sizes))), [], []
+    while True:
+        shape, rows = plan(lambda: next(stream, None), pending, sizes, layout)
+        if not any(rows):
+            return plans
+        plans.append((shape, rows))
 
 
 def plan_all(sizes: np.ndarray, layout: Layout) -> list[Plan]:
-    """The plans of all batches over the examples in order."""
-    stream, pending, plans = iter(range(len(sizes))), [], []
-    while True:
-        rows = plan(lambda: next(stream, None), pending, sizes, layout)
-        if not any(rows):
-            return plans
-        plans.append(rows)
+    """The plans of all batches over the examples in order, of a layout without buckets."""
+    return [rows for _, rows in plan_shapes(sizes, layout)]
 
 
 def unpack(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:

@@ -88,10 +88,15 @@ class Dataset:
     @functools.cached_property
     def batches_per_epoch(self) -> int:
         """Batches in which each training example is seen once: counted for the first epoch, or estimated."""
+        size = len(self.training)
+        return math.ceil(len(self._row_lengths) * size / min(size, EXACT))
+
+    @functools.cached_property
+    def _row_lengths(self) -> np.ndarray:
+        """Of the batches of the first epoch, or of its first EXACT examples."""
         size, sizes = len(self.training), self.training.sizes(self.layout.layout)
-        sample = min(size, EXACT)
-        order = [iterate.shuffled(i, size, self.seed, 0) for i in range(sample)]
-        return math.ceil(len(packing.plan_all(sizes[order], self.layout)) * size / sample)
+        order = [iterate.shuffled(i, size, self.seed, 0) for i in range(min(size, EXACT))]
+        return np.array([shape.row_length for shape, _ in packing.plan_shapes(sizes[order], self.layout)])
 
     @functools.cached_property
     def packing_efficiency(self) -> float:
@@ -100,7 +105,7 @@ class Dataset:
         if layout.layout == "separate":
             pieces = np.diff(self.training.bounds, axis=1)
             used = pieces[:, 0] * np.maximum((pieces[:, 1:] > 0).sum(1), 1) + pieces[:, 1:].sum(1)
-        return float(used.sum() / (self.batches_per_epoch * layout.rows * layout.row_length))
+        return float(used.sum() / (self.batches_per_epoch * layout.rows * self._row_lengths.mean()))
 
     def describe(self) -> str:
         """One paragraph: source, sizes, split, tokenizer, lengths, packing, and all that was cut or left out."""
@@ -111,11 +116,16 @@ class Dataset:
         def lengths(values: np.ndarray) -> str:
             return f"{np.median(values):.0f} (at most {values.max()})" if values.size else "none"
 
+        row_lengths = str(layout.row_length)
+        if layout.buckets:
+            shares = [f"{np.mean(self._row_lengths == n):.0%}" for n in layout.buckets]
+            named = zip(layout.buckets, shares, strict=True)
+            row_lengths = ", ".join(f"{n} ({share} of batches)" for n, share in named)
         return (
             f"data: {self.kind}, {self.about}; {train} training and {held} held-out examples; tokenizer of "
             f"{self.tokenizer.vocab_size} tokens ({self.tokenizer.fingerprint}); median prompt "
             f"{lengths(pieces[:, 0])}, response {lengths(responses)} tokens; layout {layout.layout}, "
-            f"{layout.rows} rows of {layout.row_length} tokens, {layout.slots} slots, {layout.responses} responses, "
+            f"{layout.rows} rows of {row_lengths} tokens, {layout.slots} slots, {layout.responses} responses, "
             f"{self.packing_efficiency:.0%} not padding, {self.batches_per_epoch} batches an epoch; {self.counts}"
         )
 
@@ -140,6 +150,7 @@ def dataset(
     responses: int | None = None,
     look_ahead: int = 64,
     fit: str = "best",
+    buckets: Sequence[int] = (),
     max_length: int | None = None,
     max_prompt_length: int | None = None,
     max_response_length: int | None = None,
@@ -194,6 +205,7 @@ def dataset(
         responses=responses,
         look_ahead=look_ahead,
         fit=fit,
+        buckets=buckets,
         max_length=max_length,
         max_prompt_length=max_prompt_length,
         max_response_length=max_response_length,
@@ -225,6 +237,7 @@ def from_records(
     responses: int | None = None,
     look_ahead: int = 64,
     fit: str = "best",
+    buckets: Sequence[int] = (),
     max_length: int | None = None,
     max_prompt_length: int | None = None,
     max_response_length: int | None = None,
@@ -250,8 +263,8 @@ def from_records(
         `bytes` for one token a byte.
       eos_token, bos_token, add_bos: override the tokenizer's own; see tokenization.wrap.
       chat_template: jinja2 text, or a file named *.jinja; None is the tokenizer's, then templates.DEFAULT.
-      layout, rows, row_length, slots, responses, look_ahead, fit: see packing.Layout; `rows` counts those of all
-        processes; slots=None takes as many as usually fit, responses=None the most that a record has.
+      layout, rows, row_length, slots, responses, look_ahead, fit, buckets: see packing.Layout; `rows` counts those of
+        all processes; slots=None takes as many as usually fit, responses=None the most that a record has.
       max_length, max_prompt_length, max_response_length, truncation: see truncation.Limits.
       eval_fraction, split_by, seed: see splits.held_out; with `eval_records`, eval_fraction must be 0.
       on_error: `raise`, or `skip` bad records and count them by reason.
@@ -262,7 +275,7 @@ def from_records(
       ValueError: a bad record or option, or a data set in which nothing is left to train on.
     """
     records.check_kind(kind)
-    Layout(layout, rows, row_length, 1, 1, look_ahead, fit)  # option errors come before the work
+    Layout(layout, rows, row_length, 1, 1, look_ahead, fit, buckets)  # option errors come before the work
     limits = truncation_.Limits(
         row_length, max_length, max_prompt_length, max_response_length, truncation, layout == "shared"
     )
@@ -314,8 +327,8 @@ def from_records(
     corpora = [packing.corpus(part, responses=most) for part in parts]
     if slots is None:
         slots = _usual_slots(np.concatenate([c.sizes() for c in corpora]), row_length) if layout == "shared" else 1
-    shape = Layout(layout, rows, row_length, slots, most, look_ahead, fit)
-    return Dataset(kind, kept, made, counts, shape, corpora[0], corpora[1], mask, seed, about)
+    whole = Layout(layout, rows, row_length, slots, most, look_ahead, fit, buckets)
+    return Dataset(kind, kept, made, counts, whole, corpora[0], corpora[1], mask, seed, about)
 
 
 def _kind_after(kind: str, kept: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,13 @@ from prefjax.data.iterate import EvalBatches, TrainIterator
 from prefjax.data.packing import Layout
 
 SHAPE = Layout(rows=4, row_length=32, slots=5, responses=2, look_ahead=16)
+SHAPES = {
+    "shared": SHAPE,
+    "separate": Layout("separate", 8, 32, 1, 2),
+    "shared in buckets": Layout(rows=4, row_length=32, slots=2, responses=2, look_ahead=16, buckets=(10, 20, 32)),
+    "separate in buckets": Layout("separate", 8, 32, 1, 2, look_ahead=9, buckets=(9, 12, 32)),
+}
+each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
 
 def data_of(count, seed=0):
@@ -50,18 +57,18 @@ def ids(batches):
     return [int(i) for b in batches for i in b["example_ids"].ravel() if i >= 0]
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("layout", packing.LAYOUTS)
-def test_resume_is_exact_at_every_step(prefetch, layout):
-    shape = SHAPE if layout == "shared" else Layout("separate", 8, 32, 1, 2)
+@pytest.mark.parametrize("prefetch, name", [(0, "shared"), *((2, name) for name in SHAPES)])
+def test_resume_is_exact_at_every_step(prefetch, name):
+    shape = SHAPES[name]
     whole = TrainIterator(DATA, shape, seed=3, prefetch=0)
     states, batches = [whole.get_state()], []
     for _ in range(60):
         batches.append(next(whole))
         states.append(json.loads(json.dumps(whole.get_state())))
     assert states[-1]["epoch"] >= 2  # several epochs, and states in the middle of each
-    if layout == "shared":
+    if shape.slots > 1 or shape.buckets:
         assert any(s["pending"] for s in states)  # and in the middle of packing
+    assert {b["tokens"].shape[1] for b in batches} == set(shape.buckets or [32])
     fresh = TrainIterator(DATA, shape, seed=3, prefetch=prefetch)
     for at in (0, 1, 7, 23, 59):
         fresh.set_state(states[at])
@@ -92,8 +99,9 @@ def test_each_epoch_holds_every_example_once_in_another_order():
     assert set(seen[: len(DATA) + SHAPE.look_ahead * 4]) == set(range(len(DATA)))
 
 
-def test_nothing_is_lost_or_repeated_within_epochs():
-    iterator = TrainIterator(DATA, SHAPE, prefetch=0)
+@each_shape
+def test_nothing_is_lost_or_repeated_within_epochs(shape):
+    iterator = TrainIterator(DATA, shape, prefetch=0)
     counts = np.bincount(ids(take(iterator, 100)), minlength=len(DATA))
     counts += np.bincount(np.asarray(iterator.get_state()["pending"]), minlength=len(DATA))
     drawn = iterator.get_state()["epoch"] * len(DATA) + iterator.get_state()["drawn"]
@@ -106,9 +114,8 @@ def test_seed_decides_the_order():
     assert first != ids(take(TrainIterator(DATA, SHAPE, seed=1, prefetch=0), 3))
 
 
-@pytest.mark.parametrize("layout", packing.LAYOUTS)
-def test_processes_share_the_global_batch(layout):
-    shape = SHAPE if layout == "shared" else Layout("separate", 8, 32, 1, 2)
+@each_shape
+def test_processes_share_the_global_batch(shape):
     whole = take(TrainIterator(DATA, shape, prefetch=0), 6)
     parts = [take(TrainIterator(DATA, shape, shard_index=i, shard_count=4, prefetch=0), 6) for i in range(4)]
     joined = [{n: np.concatenate([p[step][n] for p in parts]) for n in whole[0]} for step in range(6)]
@@ -220,16 +227,32 @@ def test_threads_end_with_their_iterator():
     raise AssertionError("the prefetching thread outlives its iterator")
 
 
-def test_evaluation_sees_each_example_once_and_again():
-    batches = EvalBatches(DATA, SHAPE)
+@each_shape
+def test_evaluation_sees_each_example_once_and_again(shape):
+    batches = EvalBatches(DATA, shape)
     assert sorted(ids(batches)) == list(range(len(DATA))) == sorted(ids(batches))
-    assert len(batches) == len(list(batches)) and all(b["tokens"].shape == (4, 32) for b in batches)
-    parts = [list(EvalBatches(DATA, SHAPE, shard_index=i, shard_count=2)) for i in range(2)]
+    assert len(batches) == len(list(batches))
+    assert {b["tokens"].shape for b in batches} == {(shape.rows, n) for n in shape.buckets or [32]}
+    parts = [list(EvalBatches(DATA, shape, shard_index=i, shard_count=2)) for i in range(2)]
     same([{n: np.concatenate([a[n], b[n]]) for n in a} for a, b in zip(*parts, strict=True)], list(batches))
 
 
+@each_shape
+def test_blank_batches_have_every_shape_that_comes(shape):
+    def kinds(batches):
+        return {tuple((name, x.shape, x.dtype) for name, x in sorted(batch.items())) for batch in batches}
+
+    train = TrainIterator(DATA, shape, shard_index=1, shard_count=2, prefetch=0)
+    held_out = EvalBatches(DATA, shape, shard_index=1, shard_count=2)
+    for blanks, real in ((train.blanks(), take(train, 40)), (held_out.blanks(), held_out)):
+        assert len(blanks) == len(kinds(blanks)) and kinds(blanks) == kinds(real)
+        assert not any(batch["example_mask"].any() or batch["segments"].any() for batch in blanks)
+
+
 def test_evaluation_of_nothing():
-    assert len(EvalBatches(packing.corpus([], 2), SHAPE)) == 0
+    assert (
+        len(EvalBatches(packing.corpus([], 2), SHAPE)) == 0 == len(EvalBatches(packing.corpus([], 2), SHAPE).blanks())
+    )
 
 
 def test_bad_options():

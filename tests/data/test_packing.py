@@ -75,15 +75,30 @@ def check_layout(batch, layout):
 
 
 @settings(max_examples=60, deadline=None)
-@given(corpora(), st.sampled_from(packing.LAYOUTS), st.sampled_from(packing.FITS), st.integers(1, 5), st.integers(1, 6))
-def test_round_trip_every_token_once(drawn, layout, fit, slots, look_ahead):
+@given(
+    corpora(),
+    st.sampled_from(packing.LAYOUTS),
+    st.sampled_from(packing.FITS),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.sampled_from([(), (9, 16, 32)]),
+)
+def test_round_trip_every_token_once(drawn, layout, fit, slots, look_ahead, buckets):
     k, examples = drawn
     rows = 2 * max(k, 1) if layout == "separate" else 3
     batches = packing.pack(
-        examples, layout=layout, rows=rows, row_length=32, slots=slots, responses=k, look_ahead=look_ahead, fit=fit
+        examples,
+        layout=layout,
+        rows=rows,
+        row_length=32,
+        slots=slots,
+        responses=k,
+        look_ahead=look_ahead,
+        fit=fit,
+        buckets=buckets,
     )
     for batch in batches:
-        assert batch["tokens"].shape == (rows, 32)
+        assert len(batch["tokens"]) == rows and batch["tokens"].shape[1] in (buckets or (32,))
         check_layout(batch, layout)
     assert as_text(e for b in batches for e in packing.unpack(b)) == as_text(examples)
     repeats = {e["id"]: 1 if layout == "shared" else max(len(e["responses"]), 1) for e in examples}
@@ -185,6 +200,51 @@ def test_no_example_starves(sizes, window):
     assert sorted(i for (row,) in plans for i in row) == list(range(len(sizes)))
 
 
+def test_the_one_that_waits_longest_decides_the_bucket_and_similar_ones_share_it():
+    """Rows of 4 tokens where the waiting ones fill them or none is left, else longer ones, which hold these too."""
+
+    def plans(sizes, slots=1, **options):
+        examples = [example(i, n) for i, n in enumerate(sizes)]
+        batches = packing.pack(examples, rows=2, row_length=10, slots=slots, buckets=[4, 10], **options)
+        return [(b["tokens"].shape[1], [row[row >= 0].tolist() for row in b["example_ids"]]) for b in batches]
+
+    assert plans([3, 9, 2, 4, 10]) == [(4, [[0], [2]]), (10, [[1], [4]]), (4, [[3], []])]
+    assert plans([3, 9, 10]) == [(10, [[0], [1]]), (10, [[2], []])]
+    assert plans([3, 9, 10, 2, 1], look_ahead=2) == [(10, [[0], [1]]), (10, [[2], [3]]), (4, [[4], []])]
+    # A long row takes what is short, a short row as many as fit
+    assert plans([6, 1, 3, 4, 2, 1, 1], slots=3) == [(10, [[0, 3], [2, 4, 1]]), (4, [[5, 6], []])]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=60),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 8),
+    st.sampled_from(packing.FITS),
+)
+def test_no_example_starves_in_buckets(sizes, rows, slots, window, fit):
+    """The oldest waiting example opens the next batch; no row is empty while there is more to come."""
+    shape = Layout(rows=rows, row_length=20, slots=slots, look_ahead=window, fit=fit, buckets=(5, 12, 20))
+    left, stream, pending, drawn = set(range(len(sizes))), iter(range(len(sizes))), [], []
+    sizes = np.asarray(sizes)
+
+    def draw():
+        drawn.append(next(stream, None))
+        return drawn[-1]
+
+    while left:
+        chosen, plan = packing.plan(draw, pending, sizes, shape)
+        assert chosen in shape.shapes and len(plan) == rows and plan[0][0] == min(left)
+        assert all(len(row) <= slots and sizes[row].sum() <= chosen.row_length for row in plan)
+        assert None in drawn or all(plan)
+        placed = [index for row in plan for index in row]
+        left -= set(placed)
+        known = [index for index in drawn if index is not None]
+        assert sorted(pending) == sorted(left & set(known)) and len(known) == len(set(known))
+    assert packing.plan(draw, pending, sizes, shape)[1] == [[]] * rows
+
+
 def test_packing_is_dense(shared_data):
     from prefjax.data import pipeline
 
@@ -199,6 +259,13 @@ def test_packing_is_dense(shared_data):
         ({"fit": "bets"}, "fit='bets' is unknown; did you mean 'best'"),
         ({"rows": 0}, "rows=0: expected an integer of at least 1"),
         ({"row_length": 2.5}, "row_length=2.5: expected an integer"),
+        ({"buckets": [256, 128, 512]}, r"buckets=\[256, 128, 512\]: expected ascending row lengths of at least 2"),
+        ({"buckets": (512, 512)}, "expected ascending"),
+        ({"buckets": (128, 1024)}, "buckets=.128, 1024.: expected .* the last one row_length=512"),
+        ({"buckets": (128,)}, "the last one row_length=512"),
+        ({"buckets": (1, 512)}, "of at least 2"),
+        ({"buckets": 512}, "buckets=512: expected ascending row lengths"),
+        ({"buckets": "128,512"}, "buckets='128,512': expected ascending row lengths"),
         ({"rows": 3, "layout": "separate"}, "rows=3 is not a multiple of the 2 rows"),
     ],
 )
@@ -220,8 +287,9 @@ def test_bad_options(option, hint):
     ],
 )
 def test_bad_examples(examples, hint):
-    with pytest.raises(ValueError, match=hint):
-        packing.pack(examples, rows=2, row_length=16)
+    for buckets in ((), (8, 16)):
+        with pytest.raises(ValueError, match=hint):
+            packing.pack(examples, rows=2, row_length=16, buckets=buckets)
 
 
 def test_more_responses_than_places():

@@ -1,6 +1,8 @@
 """The entry points: files and records to data sets, options as data, the description, real data end to end."""
 
+import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -58,15 +60,29 @@ def test_both_layouts_hold_the_same_examples():
     assert separate.layout.slots == 1 and next(separate.train(prefetch=0))["example_mask"].shape == (1, 1)
 
 
+def whole_rows(data):
+    return dataclasses.replace(data.layout, buckets=())
+
+
+@pytest.mark.parametrize("buckets", [(), (36, 64)])
 @pytest.mark.parametrize("layout", packing.LAYOUTS)
-def test_batches_per_epoch_and_efficiency_are_counted(layout):
-    data = pipeline.from_records(records_of(40), kind="pairs", **SMALL, layout=layout)
+def test_batches_per_epoch_and_efficiency_are_counted(layout, buckets):
+    found = [{**r, "prompt": r["prompt"] + " " * (r["id"] % 4 * 8)} for r in records_of(40)]
+    data = pipeline.from_records(found, kind="pairs", **SMALL, layout=layout, buckets=buckets)
     iterator, batches = data.train(prefetch=0), []
     while len({i for b in batches for i in b["example_ids"].ravel() if i >= 0}) < len(data.training):
         batches.append(next(iterator))
     assert abs(data.batches_per_epoch - len(batches)) <= 2
-    measured = np.mean([packing.efficiency(b) for b in batches])
-    assert abs(measured - data.packing_efficiency) < 0.12
+    measured = sum((b["segments"] > 0).sum() for b in batches) / sum(b["segments"].size for b in batches)
+    assert abs(measured - data.packing_efficiency) < 0.1
+    lengths = [b["tokens"].shape[1] for b in batches]
+    assert set(lengths) == set(buckets or [64])
+    said = re.findall(r"(\d+) \((\d+)% of batches\)", data.describe())
+    assert [int(length) for length, _ in said] == list(buckets)
+    for length, share in said:
+        assert abs(int(share) / 100 - np.mean(np.array(lengths) == int(length))) < 0.1
+    if buckets and layout == "separate":
+        assert data.packing_efficiency > 0.1 + dataclasses.replace(data, layout=whole_rows(data)).packing_efficiency
 
 
 def test_long_epochs_are_estimated(monkeypatch):

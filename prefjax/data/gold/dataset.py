@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefjax.config import did_you_mean
@@ -40,6 +40,7 @@ def dataset(
     row_length: int = 128,
     slots: int | None = None,
     responses: int | None = None,
+    buckets: Sequence[int] = (),
 ) -> pipeline.Dataset:
     """Records of the gold world, with held-out prompts that no training record has.
 
@@ -52,7 +53,7 @@ def dataset(
         `prefjax.data.gold.world`.
       rewrite, derive: see `prefjax.data.pipeline.from_records`.
       mismatched: see `prefjax.data.pipeline.from_records`.
-      layout, rows, row_length, slots, responses: see `prefjax.data.packing.Layout`.
+      layout, rows, row_length, slots, responses, buckets: see `prefjax.data.packing.Layout`.
 
     Raises:
       ValueError: an unknown kind or option (with a did-you-mean).
@@ -78,6 +79,7 @@ def dataset(
         row_length=row_length,
         slots=slots,
         responses=responses,
+        buckets=buckets,
         eval_fraction=0.0,
         seed=seed,
         about=f"gold world {kind}, seed {seed}",
