@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -11,6 +12,9 @@ from typing import Any
 from absl import app, flags, logging
 
 from prefjax.config import build
+
+CACHE_BYTES = 2 << 30  # that compiled programs may take on disk
+CACHE_SIZE = "JAX_COMPILATION_CACHE_MAX_SIZE"  # the environment variable that says otherwise
 
 flags.disclaim_key_flags()  # flags that are defined here are the program's own: --help shows them
 
@@ -36,7 +40,11 @@ def begin_distributed() -> None:
 
 def define_cache() -> None:
     """The flag of programs whose compiled programs are kept on disk: a later process compiles none of them again."""
-    said = "Folder that keeps compiled programs, or off; by default jax's own, else prefjax/xla of the user's cache."
+    said = (
+        "Folder that keeps compiled programs, or off; by default jax's own, else prefjax/xla of the user's cache. It "
+        f"holds {CACHE_BYTES >> 30} GiB, what was used least recently goes first; {CACHE_SIZE}=<bytes> says otherwise, -1 "
+        "for no limit."
+    )
     flags.DEFINE_string("compile_cache", None, said)
 
 
@@ -45,7 +53,7 @@ def begin_cache(folder: str | None) -> None:
 
     Args:
       folder: where it is; "off" for none. None is what jax was told already (JAX_COMPILATION_CACHE_DIR), else
-        `prefjax/xla` of XDG_CACHE_HOME or ~/.cache.
+        `prefjax/xla` of XDG_CACHE_HOME or ~/.cache. But for what jax was told, it is kept under CACHE_BYTES.
     """
     import jax
 
@@ -68,6 +76,23 @@ def begin_cache(folder: str | None) -> None:
         logging.warning("no compile cache (%s); --compile_cache=<folder> names another, off none", reason)
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
+    if CACHE_SIZE not in os.environ:
+        jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
+    if told.jax_compilation_cache_max_size != -1:
+        _date(path)
+
+
+def _date(folder: pathlib.Path) -> None:
+    """Notes when each program was last used, where that is not known: when it was written.
+
+    Programs kept without a limit, or by a process that was killed while it wrote one, have no such note, and without it
+    jax (up to 0.10) keeps no further program.
+    """
+    for program in folder.glob("*-cache"):
+        note = program.with_name(program.name.removesuffix("cache") + "atime")
+        with contextlib.suppress(OSError):  # another process may remove it meanwhile
+            if not note.exists():
+                note.write_bytes(program.stat().st_mtime_ns.to_bytes(8, "little"))
 
 
 def run(main: Callable[[list[str]], None], define: Callable[[], None]) -> None:

@@ -59,9 +59,15 @@ def test_quickstart_trains_three_stages_and_evaluate_remakes_the_report(tmp_path
 @pytest.fixture
 def fresh_cache(monkeypatch):
     """As jax is before anything is told or compiled; put back afterwards."""
-    names = ("compilation_cache_dir", "enable_compilation_cache", "persistent_cache_min_compile_time_secs")
+    names = (
+        "compilation_cache_dir",
+        "enable_compilation_cache",
+        "persistent_cache_min_compile_time_secs",
+        "compilation_cache_max_size",
+    )
+    monkeypatch.delenv(common.CACHE_SIZE, raising=False)
     before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in names}
-    for name, value in zip(before, (None, True, 0.0), strict=True):
+    for name, value in zip(before, (None, True, 0.0, -1), strict=True):
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     yield
@@ -90,6 +96,31 @@ def test_the_compile_cache_is_found_again_and_moved_and_left_out(fresh_cache, tm
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "moved")
     common.begin_cache("off")
     assert not jax.config.jax_enable_compilation_cache
+
+
+def test_the_compile_cache_keeps_to_its_size(fresh_cache, tmp_path, monkeypatch):
+    """What was used least recently goes; what an earlier version kept without a limit is in its way no more."""
+
+    def compile_and_see(number):
+        jax.jit(lambda x: jnp.sin(x) + number).lower(1.0).compile()
+        return {path.name for path in tmp_path.glob("*-cache")}
+
+    assert common.CACHE_BYTES == 2 * 1024**3
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))  # without a limit
+    (oldest,) = compile_and_see(1)
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    size = (tmp_path / oldest).stat().st_size
+    monkeypatch.setattr(common, "CACHE_BYTES", int(2.5 * size))
+    common.begin_cache(str(tmp_path))
+    two = compile_and_see(2)
+    assert len(two) == 2 and oldest in two
+    three = compile_and_see(3)
+    assert len(three) == 2 and oldest not in three
+    monkeypatch.setenv(common.CACHE_SIZE, "-1")  # as jax read it at its start
+    jax.config.update("jax_compilation_cache_max_size", -1)
+    common.begin_cache(str(tmp_path))
+    assert jax.config.jax_compilation_cache_max_size == -1
 
 
 def test_no_place_for_a_compile_cache_costs_a_warning(fresh_cache, tmp_path, monkeypatch, caplog):
@@ -122,6 +153,7 @@ def test_programs_can_be_imported_together():
 def test_help_helps(name):
     shown = program(name, "--help").stdout
     assert f"python -m experiments.{name}" in shown and "--workdir" in shown and "--compile_cache" in shown
+    assert "It holds 2 GiB" in " ".join(shown.split())
 
 
 @pytest.mark.parametrize(
