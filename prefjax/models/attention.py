@@ -67,9 +67,9 @@ def pick(
 
     "auto" is for causal rows of BLOCKWISE columns and more, on a CPU, "native" (float32, one device, no soft-cap;
     `prefjax.ops.native`), on a TPU "splash" (float32 or bfloat16, up to `splash.LONGEST` columns, one device or a mesh
-    that `placement.on` knows), on both else "blockwise". On a GPU it is cuDNN where that can do the work (16 bits, no
-    soft-cap). It is "plain" elsewhere. "blockwise" and "splash" are "plain" where the mask is not causal (cached
-    decoding).
+    that `placement.on` knows), on both else "blockwise". On a GPU it is cuDNN for rows of any length where that can do
+    the work (16 bits, no soft-cap), else "blockwise" for long causal rows too. It is "plain" elsewhere. "blockwise" and
+    "splash" are "plain" where the mask is not causal (cached decoding).
     """
     if backend in ("blockwise", "splash"):
         return backend if causal else "plain"
@@ -78,9 +78,12 @@ def pick(
     device = jax.default_backend()
     if device == "gpu":
         fits = dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128 and queries % 2 == 0 and keys % 2 == 0
-        return "cudnn" if softcap is None and fits else "plain"
-    if device not in ("cpu", "tpu") or not causal or queries < BLOCKWISE:
+        if softcap is None and fits:
+            return "cudnn"
+    if device not in ("cpu", "gpu", "tpu") or not causal or queries < BLOCKWISE:
         return "plain"
+    if device == "gpu":
+        return "blockwise"
     if device == "tpu":
         return "splash" if splash.usable(dtype, queries, keys) else "blockwise"
     return "native" if softcap is None and dtype == jnp.float32 and native.usable("attention") else "blockwise"

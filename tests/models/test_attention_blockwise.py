@@ -94,3 +94,25 @@ def test_chosen_by_length_and_mask_on_a_cpu():
         assert pick(attention.BLOCKWISE, True) == "blockwise" and pick(attention.BLOCKWISE - 1, True) == "plain"
     assert pick(4096, False) == "plain" and pick(8, True, "blockwise") == "blockwise"
     assert pick(8, False, "blockwise") == "plain"  # cached decoding
+
+
+def test_chosen_on_a_gpu(monkeypatch):
+    """cuDNN where it can do the work; long causal rows that it cannot do hold no [T, T] array."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for dtype, head_dim, softcap, short, long in (
+        ("bfloat16", 64, None, "cudnn", "cudnn"),
+        ("float32", 64, None, "plain", "blockwise"),
+        ("bfloat16", 64, 30.0, "plain", "blockwise"),
+        ("bfloat16", 256, None, "plain", "blockwise"),
+    ):
+        for length, expected in ((attention.BLOCKWISE - 2, short), (attention.BLOCKWISE, long)):
+            assert attention.pick("auto", jnp.dtype(dtype), head_dim, softcap, length, length, True) == expected
+        whole = attention.pick("auto", jnp.dtype(dtype), head_dim, softcap, 4096, 4096, False)
+        assert whole == ("cudnn" if long == "cudnn" else "plain")  # not causal
+    # Made of what XLA knows on every device, with no [T, T] array of floats: rows in one program, and in loops
+    for length in (attention.BLOCKWISE, 2 * blockwise.LONG):
+        q = jax.ShapeDtypeStruct((2, 2, length, 8), jnp.float32)
+        mask = jax.ShapeDtypeStruct((2, length, length), bool)
+        grad = jax.grad(lambda q, mask: attention.attend(q, q, q, mask, scale=1.0, causal=True).sum())
+        text = jax.jit(grad).trace(q, mask).lower(lowering_platforms=("cuda",)).as_text()
+        assert "custom_call" not in text and f"{length}x{length}xf32" not in text and f"x{length}x{length}xi1" in text
