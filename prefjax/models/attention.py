@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from prefjax.models import blockwise, placement, splash
+from prefjax.ops import plain
 from prefjax.ops.native import attention as native_attention
 from prefjax.ops.native import library as native
 
 BACKENDS = ("auto", "plain", "blockwise", "splash", "native", "xla", "cudnn")
 BLOCKWISE = 256  # columns from which blocks pay: less work above the diagonal, and no [T, T] array kept
+BLOCKWISE_GPU = 2048  # on a GPU, where small products in a loop cost more; set for memory, not measured
 _MASKED = -1e30  # finite, so that a row with nothing to see has no NaN; beside any real logit exp gives exactly 0
 
 
@@ -68,9 +70,12 @@ def pick(
     "auto" is for causal rows of BLOCKWISE columns and more, on a CPU, "native" (float32, one device, no soft-cap;
     `prefjax.ops.native`), on a TPU "splash" (float32 or bfloat16, up to `splash.LONGEST` columns, one device or a mesh
     that `placement.on` knows), on both else "blockwise". On a GPU it is cuDNN for rows of any length where that can do
-    the work (16 bits, no soft-cap), else "blockwise" for long causal rows too. It is "plain" elsewhere. "blockwise" and
-    "splash" are "plain" where the mask is not causal (cached decoding).
+    the work (16 bits, no soft-cap), else "blockwise" for causal rows from BLOCKWISE_GPU columns. It is "plain"
+    elsewhere, and always inside `plain.forms`. "blockwise" and "splash" are "plain" where the mask is not causal
+    (cached decoding).
     """
+    if plain.asked():
+        return "plain"
     if backend in ("blockwise", "splash"):
         return backend if causal else "plain"
     if backend != "auto":
@@ -80,10 +85,9 @@ def pick(
         fits = dtype.itemsize == 2 and head_dim % 8 == 0 and head_dim <= 128 and queries % 2 == 0 and keys % 2 == 0
         if softcap is None and fits:
             return "cudnn"
-    if device not in ("cpu", "gpu", "tpu") or not causal or queries < BLOCKWISE:
+        return "blockwise" if causal and queries >= BLOCKWISE_GPU else "plain"
+    if device not in ("cpu", "tpu") or not causal or queries < BLOCKWISE:
         return "plain"
-    if device == "gpu":
-        return "blockwise"
     if device == "tpu":
         return "splash" if splash.usable(dtype, queries, keys) else "blockwise"
     return "native" if softcap is None and dtype == jnp.float32 and native.usable("attention") else "blockwise"

@@ -105,14 +105,14 @@ def test_chosen_on_a_gpu(monkeypatch):
         ("bfloat16", 64, 30.0, "plain", "blockwise"),
         ("bfloat16", 256, None, "plain", "blockwise"),
     ):
-        for length, expected in ((attention.BLOCKWISE - 2, short), (attention.BLOCKWISE, long)):
+        for length, expected in ((attention.BLOCKWISE_GPU - 2, short), (attention.BLOCKWISE_GPU, long)):
             assert attention.pick("auto", jnp.dtype(dtype), head_dim, softcap, length, length, True) == expected
         whole = attention.pick("auto", jnp.dtype(dtype), head_dim, softcap, 4096, 4096, False)
         assert whole == ("cudnn" if long == "cudnn" else "plain")  # not causal
-    # Made of what XLA knows on every device, with no [T, T] array of floats: rows in one program, and in loops
-    for length in (attention.BLOCKWISE, 2 * blockwise.LONG):
-        q = jax.ShapeDtypeStruct((2, 2, length, 8), jnp.float32)
-        mask = jax.ShapeDtypeStruct((2, length, length), bool)
-        grad = jax.grad(lambda q, mask: attention.attend(q, q, q, mask, scale=1.0, causal=True).sum())
-        text = jax.jit(grad).trace(q, mask).lower(lowering_platforms=("cuda",)).as_text()
-        assert "custom_call" not in text and f"{length}x{length}xf32" not in text and f"x{length}x{length}xi1" in text
+    # Made of what XLA knows on every device, with no [T, T] array of floats
+    length = attention.BLOCKWISE_GPU
+    q = jax.ShapeDtypeStruct((2, 2, length, 8), jnp.float32)
+    mask = jax.ShapeDtypeStruct((2, length, length), bool)
+    grad = jax.grad(lambda q, mask: attention.attend(q, q, q, mask, scale=1.0, causal=True).sum())
+    text = jax.jit(grad).trace(q, mask).lower(lowering_platforms=("cuda",)).as_text()
+    assert "custom_call" not in text and f"{length}x{length}xf32" not in text and f"x{length}x{length}xi1" in text

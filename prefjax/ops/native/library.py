@@ -22,6 +22,8 @@ from collections.abc import Iterator
 
 import jax
 
+from prefjax.ops import plain
+
 log = logging.getLogger(__name__)
 
 HERE = pathlib.Path(__file__).parent
@@ -37,7 +39,7 @@ _OFF: contextvars.ContextVar[bool] = contextvars.ContextVar("native_off", defaul
 
 def usable(name: str) -> bool:
     """Whether kernel `name` is to run here: one CPU device (XLA cannot cut a kernel over a mesh) and it compiles."""
-    if _OFF.get() or os.environ.get("PREFJAX_NATIVE", "1") == "0" or jax.default_backend() != "cpu":
+    if _OFF.get() or plain.asked() or os.environ.get("PREFJAX_NATIVE", "1") == "0" or jax.default_backend() != "cpu":
         return False
     return jax.device_count() == 1 and load(name)
 
