@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from prefjax.ops import logprobs, parted
+
 _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 AXES = ("data", "fsdp")
 SEQUENCE = "sequence"
@@ -150,32 +152,67 @@ def token_parts(rows: int, length: int) -> int:
     return math.prod(mesh.shape[axis] for axis in (*(_cut(rows, *AXES) or ()), *cut))
 
 
+def head_cut(rows: int, length: int, shape: tuple[int, ...]) -> parted.Cut | None:
+    """How `by_token` of [rows, length] parts a matrix [D, V] that all tokens need; None where it is given whole."""
+    mesh, cut = _MESH.get(), _cut(length, SEQUENCE)
+    if mesh is None or cut is None or len(shape) != 2:
+        return None
+    axes = ("fsdp", SEQUENCE) if _cut(rows, *AXES) else (SEQUENCE,)
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    blocks = mesh.shape["tensor"] if _cut(shape[1], "tensor") else 1
+    slices = parted.slices(shape[1], devices, blocks)
+    return parted.Cut(axes, blocks, slices) if slices > 1 and shape[0] % devices == 0 else None
+
+
+def head_chunk(rows: int, length: int, shape: tuple[int, ...], *, sliced: bool = True) -> int | None:
+    """Of [rows, length] the tokens whose logits a device holds together, where `by_token` gives it tokens of its own.
+
+    None, the default of `ops.logprobs`, elsewhere.
+
+    Args:
+      shape: [D, V] of the head's kernel.
+      sliced: whether a device goes over the vocabulary slice by slice, where the kernel is parted.
+    """
+    parts, cut = token_parts(rows, length), head_cut(rows, length, shape)
+    width = shape[1] // (cut.slices if cut and sliced else 1)
+    return None if parts == 1 else logprobs.default_chunk(rows * length, width, parts)
+
+
 def by_token(fn: Callable[..., Any], shared: Any, *arrays: jax.Array) -> Any:
     """`fn(shared, *arrays)` where rows are cut along their tokens by each device for its own, else for all at once.
 
-    So what sorts tokens or loops over them, such as the output head, does so on a device with its own tokens; the
-    gradient in `shared` is summed over devices once, at the end. An axis "tensor" stays the partitioner's.
+    So what sorts tokens or loops over them, such as the output head, does so on a device with its own tokens. A matrix
+    of `shared` stays cut over the devices, where these divide it (`head_cut`): `fn` gets a `parted.Parted`. The
+    gradient in what else is shared is summed over devices once, at the end. An axis "tensor" stays the partitioner's.
 
     Args:
       fn: gives a tree of [R, T, ...] and looks at each token by itself.
-      shared: a tree of arrays that all tokens need whole.
+      shared: a tree of arrays that all tokens need.
       arrays: [R, T, ...] each.
     """
     mesh = _MESH.get()
-    batch, cut = _cut(arrays[0].shape[0], *AXES), _cut(arrays[0].shape[1], SEQUENCE)
+    size, length = arrays[0].shape[:2]
+    batch, cut = _cut(size, *AXES), _cut(length, SEQUENCE)
     if mesh is None or cut is None:
         return fn(shared, *arrays)
+    leaves, tree = jax.tree.flatten(shared)
+    cuts = [head_cut(size, length, jnp.shape(leaf)) for leaf in leaves]
+
+    def here(leaves: list[Any], *own: jax.Array) -> Any:
+        given = [parted.Parted(x, how) if how else x for x, how in zip(leaves, cuts, strict=True)]
+        return fn(tree.unflatten(given), *own)
+
     spec = PartitionSpec(batch, cut)
     # Not checked, as in `attention`
     spread = jax.shard_map(
-        fn,
+        here,
         mesh=mesh,
-        in_specs=(PartitionSpec(), *(spec,) * len(arrays)),
+        in_specs=([PartitionSpec(how.axes) if how else PartitionSpec() for how in cuts], *(spec,) * len(arrays)),
         out_specs=spec,
         axis_names={*(batch or ()), *cut},
         check_vma=False,
     )
-    return spread(shared, *arrays)
+    return spread(leaves, *arrays)
 
 
 def taken(x: jax.Array, index: jax.Array, places: jax.Array, column: jax.Array) -> jax.Array:

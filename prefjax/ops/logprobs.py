@@ -3,6 +3,8 @@
 One chunk of tokens at a time goes through the output head; the backward pass makes the chunk's logits again, and adds
 up the head's gradient in float32. A chunk without a token asked for (`where`) is skipped. Chunks are strided (chunk j
 holds tokens j, j + n, j + 2n, ...), so that a token axis sharded over devices stays sharded inside every chunk.
+Devices that have tokens of their own and a part of the head each (`ops.parted`) go over the vocabulary in slices, and
+put together what the softmax says of a token from what those of the slices say.
 Reverse mode only when chunked (a `custom_vjp`); the unchunked form in float32 or float64 is plain jax and knows
 forward mode too. On one CPU device a kernel in C++ (`prefjax.ops.native`) takes the place of chunks in float32.
 """
@@ -18,25 +20,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from prefjax.ops import plain
 from prefjax.ops.native import head as native_head
 from prefjax.ops.native import library as native
+from prefjax.ops.parted import Cut, Parted
 
+LOGITS = 2**24  # of a chunk
 NATIVE_WIDTH = 1024  # the widest hidden state for which the kernel in C++ was faster
 STATS = ("entropy", "logsumexp", "sum_sq", "mean_logp", "top1")
 
 
 def default_chunk(n: int, vocab: int, parts: int = 1) -> int:
-    """Tokens to a chunk: all n where the logits are few (chunks make them twice), else an eighth, to 2^24 logits.
+    """Tokens to a chunk: all n where the logits are few (chunks make them twice), else an eighth, to LOGITS logits.
 
     An eighth, because whole chunks are skipped where nothing is asked; not less, for each adds up the head's gradient.
     Where `parts` devices have n tokens together, each goes through its own in as many chunks as one would through all.
     """
-    return n if n * vocab <= 2**24 else max(128, min(-(-n // 8), 2**24 // vocab) // parts)
+    return n if n * vocab <= LOGITS or plain.asked() else max(128, min(-(-n // 8), LOGITS // vocab) // parts)
 
 
 def token_logps(
     hidden: jax.Array,
-    kernel: jax.Array,
+    kernel: jax.Array | Parted,
     targets: jax.Array,
     *,
     bias: jax.Array | None = None,
@@ -48,7 +53,7 @@ def token_logps(
 
     Args:
       hidden: [N, D]; its dtype is that of the products, sums are float32 at least.
-      kernel: [D, V].
+      kernel: [D, V], or a device's part of it.
       targets: [N] int; entries outside 0 .. V-1 are clipped, so a masked token may hold anything.
       bias: [V].
       softcap: c in c tanh(logits / c) (Gemma 2).
@@ -66,7 +71,7 @@ def token_logps(
 
 def token_stats(
     hidden: jax.Array,
-    kernel: jax.Array,
+    kernel: jax.Array | Parted,
     targets: jax.Array,
     *,
     bias: jax.Array | None = None,
@@ -108,7 +113,9 @@ def token_stats(
     if where is not None:
         hidden = jnp.where(where[:, None], hidden, 0)
     out: Any
-    if chunk >= n:
+    if isinstance(kernel, Parted):
+        out = _of_slices(kernel, hidden, targets, where, head, names, chunk)
+    elif chunk >= n:
         out = _of_logits(_logits(hidden, head), targets, names)
     else:
         out = _chunked(names, chunk, hidden, targets, where, head)
@@ -117,7 +124,7 @@ def token_stats(
 
 def row_logps(
     hidden: jax.Array,
-    kernel: jax.Array,
+    kernel: jax.Array | Parted,
     targets: jax.Array,
     where: jax.Array,
     *,
@@ -166,8 +173,12 @@ def seq_logps(token_logps: jax.Array, where: jax.Array | None = None) -> jax.Arr
     return jnp.sum(wide if where is None else jnp.where(where, wide, 0), axis=-1)
 
 
-def _native(hidden: jax.Array, kernel: jax.Array, bias: Any, softcap: Any, stats: Collection[str] = ()) -> bool:
+def _native(
+    hidden: jax.Array, kernel: jax.Array | Parted, bias: Any, softcap: Any, stats: Collection[str] = ()
+) -> bool:
     """Whether the kernel of `ops.native` does the work: where chunks would be taken, and it knows what is asked."""
+    if isinstance(kernel, Parted):
+        return False
     n, single = hidden.size // hidden.shape[-1], jnp.dtype(jnp.float32)
     plain = bias is None and softcap is None and hidden.dtype == kernel.dtype == single and set(stats) <= {"logsumexp"}
     plain = plain and kernel.shape[0] <= NATIVE_WIDTH
@@ -175,13 +186,13 @@ def _native(hidden: jax.Array, kernel: jax.Array, bias: Any, softcap: Any, stats
 
 
 class _Head(NamedTuple):
-    kernel: jax.Array
+    kernel: Any
     bias: jax.Array | None
     softcap: Any
 
 
 def _check(hidden, kernel, targets, bias, where) -> None:
-    if hidden.ndim != 2 or kernel.ndim != 2 or hidden.shape[1] != kernel.shape[0]:
+    if hidden.ndim != 2 or len(kernel.shape) != 2 or hidden.shape[1] != kernel.shape[0]:
         raise ValueError(f"hidden {list(hidden.shape)} and kernel {list(kernel.shape)} must be [N, D] and [D, V]")
     expected = {
         "targets": (targets, hidden.shape[:1]),
@@ -262,6 +273,8 @@ def _of_logits(
         out["mean_logp"] = jnp.mean(shifted, axis=-1) - log_total
     if "top1" in stats:
         out["top1"] = lax.argmax(lax.stop_gradient(logits), 1, jnp.int32)
+    if "top" in stats:
+        out["top"] = top[:, 0]
     return out
 
 
@@ -334,11 +347,22 @@ def _in_logits(logits: jax.Array, targets: jax.Array, out: dict, grads: dict) ->
 
 
 def _chunked_bwd(stats, chunk, saved, grads):
+    head = saved[3]
+    in_hidden, total = _chunked_grads(chunk, saved, _differentiable(grads))
+    in_head = jax.tree.map(lambda grad, leaf: grad.astype(jnp.result_type(leaf)), total, head)
+    return in_hidden, None, None, in_head
+
+
+def _differentiable(grads: dict) -> dict:
+    return {name: grad for name, grad in grads.items() if name not in ("top", "top1")}
+
+
+def _chunked_grads(chunk, saved, grads):
+    """Gradients in `hidden` and, in float32 at least, in the head."""
     hidden, targets, where, head, out = saved
     n = hidden.shape[0]
     count = _count(n, chunk)
     wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    grads = {name: grad for name, grad in grads.items() if name != "top1"}
 
     def step(total, part):
         def compute(total, hidden, targets, out, grads):
@@ -355,8 +379,83 @@ def _chunked_bwd(stats, chunk, saved, grads):
     zeros = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), wide), head)
     parts = jax.tree.map(lambda x: _split(x, count), (hidden, targets, where, out, grads))
     total, in_hidden = lax.scan(step, zeros, parts)
-    in_head = jax.tree.map(lambda grad, leaf: grad.astype(jnp.result_type(leaf)), total, head)
-    return _join(in_hidden, n), None, None, in_head
+    return _join(in_hidden, n), total
 
 
 _chunked.defvjp(_chunked_fwd, _chunked_bwd)
+
+
+def _of_slices(
+    kernel: Parted,
+    hidden: jax.Array,
+    targets: jax.Array,
+    where: jax.Array | None,
+    head: _Head,
+    stats: Collection[str],
+    chunk: int,
+) -> dict[str, jax.Array]:
+    """`_of_logits` of a vocabulary in slices, with the share of each in all probability."""
+    cut, vocab = kernel.cut, kernel.shape[1]
+    index, place = cut.find(targets, vocab)
+    kept = tuple(sorted({*stats, "logsumexp", *(("top",) if "top1" in stats else ())}))
+    each: Any = _sliced(kept, chunk, cut, hidden, place, where, head._replace(kernel=kernel.rows))
+    logsumexp = jax.nn.logsumexp(each["logsumexp"], axis=0)
+    ahead = each["logsumexp"] - logsumexp
+    share, here = jnp.exp(ahead), index == jnp.arange(cut.slices)[:, None]
+    out = {"logps": jnp.sum(jnp.where(here, each["logps"] + ahead, 0), axis=0), "logsumexp": logsumexp}
+    if "entropy" in stats:
+        out["entropy"] = jnp.sum(share * (each["entropy"] - ahead), axis=0)
+    if "sum_sq" in stats:
+        out["sum_sq"] = jnp.sum(share**2 * each["sum_sq"], axis=0)
+    if "mean_logp" in stats:
+        out["mean_logp"] = jnp.mean(each["mean_logp"] + ahead, axis=0)
+    if "top1" in stats:
+        columns = cut.column(jnp.arange(cut.slices)[:, None], each["top1"], vocab)
+        out["top1"] = jnp.min(jnp.where(each["top"] == jnp.max(each["top"], axis=0), columns, vocab), axis=0)
+    return {name: out[name] for name in ("logps", *stats)}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _sliced(stats, chunk, cut, hidden, places, where, head):
+    """{name: [slices, N]} under the softmax of each slice by itself, as if its column of each token were `places`."""
+    return _sliced_fwd(stats, chunk, cut, hidden, places, where, head)[0]
+
+
+def _slice(cut: Cut, hidden: jax.Array, head: _Head, index: jax.Array) -> _Head:
+    """The head of one slice; its kernel travels in the dtype of the products."""
+    kernel = cut.gather(cut.slice(head.kernel, index).astype(hidden.dtype))
+    return _Head(kernel, None if head.bias is None else cut.slice(head.bias, index), head.softcap)
+
+
+def _sliced_fwd(stats, chunk, cut, hidden, places, where, head):
+    def step(_, index):
+        return None, _chunked_fwd(stats, chunk, hidden, places, where, _slice(cut, hidden, head, index))[0]
+
+    out = lax.scan(step, None, jnp.arange(cut.slices))[1]
+    return out, (hidden, places, where, head, out)
+
+
+def _sliced_bwd(stats, chunk, cut, saved, grads):
+    hidden, places, where, head, out = saved
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+
+    def step(totals, part):
+        in_hidden, total = totals
+        index, out, grads = part
+        of_slice = _slice(cut, hidden, head, index)
+        more, found = _chunked_grads(chunk, (hidden, places, where, of_slice, out), grads)
+        total = _Head(
+            cut.put(total.kernel, cut.scatter(found.kernel), index),
+            None if head.bias is None else cut.put(total.bias, found.bias, index),
+            None if head.softcap is None else total.softcap + found.softcap,
+        )
+        return (in_hidden + more, total), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(jnp.shape(leaf), wide), (hidden, head))
+    parts = (jnp.arange(cut.slices), out, _differentiable(grads))
+    (in_hidden, total), _ = lax.scan(step, zeros, parts)
+    in_head = jax.tree.map(lambda grad, leaf: grad.astype(jnp.result_type(leaf)), total, head)
+    return in_hidden.astype(hidden.dtype), None, None, in_head
+
+
+_sliced.defvjp(_sliced_fwd, _sliced_bwd)

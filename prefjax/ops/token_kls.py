@@ -8,15 +8,15 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from prefjax.ops import logprobs
+from prefjax.ops import logprobs, parted
 from prefjax.ops.sequences import token_kls as exact
 
 
 def token_kls(
     hidden: jax.Array,
     ref_hidden: jax.Array,
-    kernel: jax.Array,
-    ref_kernel: jax.Array,
+    kernel: jax.Array | parted.Parted,
+    ref_kernel: jax.Array | parted.Parted,
     *,
     bias: jax.Array | None = None,
     ref_bias: jax.Array | None = None,
@@ -28,13 +28,14 @@ def token_kls(
 
     Args:
       hidden, ref_hidden: [N, D], [N, D'] states that predict the token, of policy and reference.
-      kernel, ref_kernel: [D, V], [D', V] output heads; bias, ref_bias: [V].
+      kernel, ref_kernel: [D, V], [D', V] output heads, gathered where a device has a part; bias, ref_bias: [V].
       softcap: c in c tanh(logits / c), of both models.
       chunk: tokens whose logits are alive together; None is `logprobs.default_chunk`.
       where: [N] bool; elsewhere the KL is 0 and no gradient flows.
     Returns: [N] nats, >= 0, float32 at least. Raises: ValueError for shapes that do not fit, or a chunk below 1.
     `ops.sequences.token_kls` is the same on whole logits.
     """
+    kernel, ref_kernel = parted.whole(kernel), parted.whole(ref_kernel)
     for name, states, head in (("hidden", hidden, kernel), ("ref_hidden", ref_hidden, ref_kernel)):
         if states.ndim != 2 or head.ndim != 2 or states.shape[1] != head.shape[0]:
             raise ValueError(f"{name} {list(states.shape)} and its kernel {list(head.shape)} must be [N, D] and [D, V]")

@@ -23,11 +23,9 @@ def row_states(model: LanguageModel, params: Any, batch: layout.Batch, where: ja
     return placement.taken(hidden, layout.predictors(batch), layout.prompt_ends(batch), batch["segments"])
 
 
-def own_chunk(states: jax.Array, head: Unembed) -> int | None:
-    """Tokens whose logits a device holds together where it has its own tokens of each row; None: the default."""
-    rows, length, _ = states.shape
-    parts = placement.token_parts(rows, length)
-    return None if parts == 1 else logprobs.default_chunk(rows * length, head.kernel.shape[1], parts)
+def own_chunk(states: jax.Array, head: Unembed, *, sliced: bool = True) -> int | None:
+    """`placement.head_chunk` of rows of states."""
+    return placement.head_chunk(*states.shape[:2], head.kernel.shape, sliced=sliced)
 
 
 def row_layers(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Array:
@@ -84,7 +82,7 @@ def head_kls(
     head: Unembed, ref_head: Unembed, states: jax.Array, ref_states: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
     """[R, T] `ops.token_kls` of rows of states [R, T, D]: KL(ref || policy), nats; 0 where `where` is False."""
-    chunk = own_chunk(states, head)
+    chunk = own_chunk(states, head, sliced=False)
 
     def of_rows(heads: tuple[Unembed, Unembed], *rows: jax.Array) -> jax.Array:
         own, ref = heads
