@@ -270,9 +270,7 @@ def training(task: str, shape: Shape) -> tuple[dict[str, Any], Iterator[dict[str
     update = train.make_step(objective_of(task, model), tx)
     step = jax.jit(update, donate_argnums=0, compiler_options=train.compiler_options())
     key = jax.random.key(1)
-    start = time.perf_counter()
-    compiled = step.lower(state, batches[0], key).compile()
-    facts = {"compile": time.perf_counter() - start}
+    facts = {"compile": train.compile_ahead(step, state, batches[0], key).seconds}
     whole = dataclasses.replace(shape, vocab=model.config.vocab_size)
     passes = 3 + with_reference - bool(shape.lora)  # frozen matrices need no gradient
     known = [(useful_tokens(b), useful_flops(whole, b, passes, task in SCORED), jax.device_put(b)) for b in batches]
@@ -280,7 +278,7 @@ def training(task: str, shape: Shape) -> tuple[dict[str, Any], Iterator[dict[str
     def steps(state: Any) -> Iterator[dict[str, Any]]:
         for tokens, flops, batch in itertools.cycle(known):
             start = time.perf_counter()
-            state, metrics = compiled(state, batch, key)
+            state, metrics = step(state, batch, key)
             jax.block_until_ready((state, metrics))
             yield {"seconds": time.perf_counter() - start, "tokens": tokens, "flops": flops}
 

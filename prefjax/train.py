@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import time
 from collections.abc import Callable
@@ -169,6 +171,8 @@ def compile_ahead(jitted: Any, *args: Any) -> Compiled:
     """
     began = time.monotonic()
     program = jitted.lower(*args).compile()
+    with contextlib.suppress(OSError, AttributeError):  # glibc alone, which else keeps what compiling took, some 100 MB
+        ctypes.CDLL(None).malloc_trim(0)
     return Compiled(time.monotonic() - began, program.memory_analysis())
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-KEPT = 10  # logits that the backward pass need not make again, as a multiple of the head's weights: D tokens' each
-MOST = 2**27  # and at most so many (of 4 bytes)
+KEPT = 16  # logits that the backward pass need not make again, as a multiple of the head's weights: D tokens' each
+MOST = 2**28  # and at most so many (of 4 bytes)
 
 
 @jax.custom_vjp
