@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -46,12 +47,16 @@ def together(count, run):
 """
 
 
+def xla_flags(devices: int = 1) -> str:
+    """The flags of the suite (conftest.py), with which a program compiles soonest, for a process of few devices."""
+    return re.sub(r"device_count=\d+", f"device_count={devices}", os.environ["XLA_FLAGS"])
+
+
 def interpreter(code: str, *arguments: str, timeout: float = 500) -> tuple[int, str, str]:
     """Exit status, output and errors of code in a fresh interpreter that has `ended` and `together`."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     env = {
         **os.environ,
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": xla_flags(),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore",

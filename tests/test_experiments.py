@@ -16,6 +16,7 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments import common
+from tests import forks
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -27,11 +28,10 @@ def kept() -> tempfile.TemporaryDirectory:
 
 
 def program(name: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess:
-    flags = os.environ.get("XLA_FLAGS", "").replace("device_count=8", "device_count=1")
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{name}", *arguments],
         cwd=ROOT,
-        env={"JAX_COMPILATION_CACHE_DIR": kept().name, **os.environ, "XLA_FLAGS": flags},
+        env={"JAX_COMPILATION_CACHE_DIR": kept().name, **os.environ, "XLA_FLAGS": forks.xla_flags()},
         capture_output=True,
         text=True,
         timeout=timeout,

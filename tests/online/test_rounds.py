@@ -20,6 +20,7 @@ from prefjax.generate import language
 from prefjax.models import decoder
 from prefjax.online import dataset as online
 from prefjax.online import processes, rollouts, samplers, scorers
+from tests import forks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
@@ -151,8 +152,7 @@ def test_two_processes_play_the_rounds_of_one(whole, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    cheap = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    settings = {"XLA_FLAGS": cheap, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "PYTHONWARNINGS": "ignore"}
+    settings = {"XLA_FLAGS": forks.xla_flags(), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "PYTHONWARNINGS": "ignore"}
     env = {**os.environ, **settings, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen(
