@@ -152,7 +152,11 @@ def test_two_processes_play_the_rounds_of_one(whole, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    settings = {"XLA_FLAGS": forks.xla_flags(), "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo", "PYTHONWARNINGS": "ignore"}
+    settings = {
+        "XLA_FLAGS": forks.xla_flags(),
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+        "PYTHONWARNINGS": "ignore",
+    }
     env = {**os.environ, **settings, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     started = [
         subprocess.Popen(
