@@ -8,6 +8,7 @@ it is damaged; neither is ever resumed from. Folders are on a file system that a
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import errno
 import json
@@ -18,7 +19,7 @@ import pathlib
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -27,9 +28,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from prefjax import leaves, manifest
+from prefjax import leaves, manifest, meeting
 from prefjax.config import did_you_mean
 from prefjax.leaves import StructureMismatch, named_leaves
+from prefjax.online import processes
 from prefjax.rundir import plain
 
 log = logging.getLogger(__name__)
@@ -182,6 +184,7 @@ class Checkpoints:
         self.keep_last, self.keep_best, self.every = keep_last, keep_best, every
         self._best = _Best(best_metric, best_mode)
         self._manager: ocp.CheckpointManager | None = None
+        self._meet: Callable[..., None] = lambda **_: None  # of several processes, a `Meeting`
         self._thread: threading.Thread | None = None
         self._error: CheckpointError | None = None
         self._saved: int | None = None
@@ -249,8 +252,11 @@ class Checkpoints:
     def _open(self, step: int) -> ocp.CheckpointManager:
         """The orbax manager, with nothing in the way of `step`."""
         if self._manager is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            processes.together(lambda: self.folder.mkdir(parents=True, exist_ok=True))
             options = ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, save_root_metadata=False)
+            if jax.process_count() > 1:
+                self._meet = meeting.Meeting(f"checkpoints of {self.folder}")
+                options.async_options = ocp.options.AsyncOptions(barrier_sync_fn=self._meet)
             names = ("state", "data", "meta")
             self._manager = ocp.CheckpointManager(self.folder.absolute(), options=options, item_names=names)
         taken = (self.folder / str(step)).exists() or step in self._manager.all_steps()
@@ -269,7 +275,10 @@ class Checkpoints:
             manager.wait_until_finished()
             if jax.process_index() == 0:
                 manifest.write(self.folder / str(step), {"step": step, "metrics": metrics})
+            self._meet(key="saved")
         except Exception as error:
+            with contextlib.suppress(meeting.Apart):
+                self._meet(key="not saved")
             self._error = self._failed(step, error)
             self._error.__cause__ = error
             log.error("%s", self._error)  # in case the program ends without another save or wait
@@ -302,6 +311,8 @@ class Checkpoints:
 
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         """Clears what is left of a save and says what happened."""
+        while isinstance(error, meeting.Apart) and isinstance(error.__context__, Exception):
+            error = error.__context__  # it was this process that failed
         manager, self._manager = self._manager, None
         if manager is not None:
             try:

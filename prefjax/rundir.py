@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, FieldReference
 
 import prefjax
 from prefjax.config import completed
+from prefjax.online import processes
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ def prepare(
     """Makes the run's folder and records what it takes to repeat the run; refuses a folder of a different run.
 
     Writes config.json (resolved, sorted), run.json (seed, commit, versions, command of this start) and appends the
-    same to starts.jsonl. Only process 0 writes; every process checks.
+    same to starts.jsonl. Only process 0 writes; every process checks, and an error of one is raised in all.
 
     Args:
       workdir: the folder; created if absent.
@@ -229,15 +230,21 @@ def prepare(
     """
     folder, new = pathlib.Path(workdir), plain(config)
     path = folder / "config.json"
-    again = path.exists()
-    if again:
-        if not resume:
+
+    def look() -> bool:
+        again = path.exists()
+        if again and not resume:
             raise FileExistsError(f"{folder} holds a run already: pass resume=True to continue it, or another workdir")
-        _compare(path, read_json(path), new, free, defaults or {})
+        if again:
+            _compare(path, read_json(path), new, free, defaults or {})
+        return again
+
+    again = processes.together(look)  # by all, before the first writes
     if seed is None:
         seed = new.get("seed") if isinstance(new, Mapping) else None
     start = {"seed": seed, "git": git_commit(), "versions": versions(), "command": sys.argv}
-    if jax.process_index() == 0:
+
+    def record() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, new)
         if again and (folder / "run.json").exists():
@@ -247,6 +254,8 @@ def prepare(
         with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             file.write(json.dumps({"time": now, "resumed": again, **start}) + "\n")
+
+    processes.together(record if jax.process_index() == 0 else lambda: None)
     return folder
 
 

@@ -134,6 +134,7 @@ def save_together():
         return {"params": {"w": spread}, "step": jnp.asarray(value), "key": jax.random.key(value)}
 
     me, run = jax.process_index(), folder + "/run"
+    numbers = np.random.default_rng(0).normal(size=1 << 14).astype(np.float32)
     with Checkpoints(run, keep_last=1) as saved:
         for step in (1, 2):
             place = {"rows_of": me} if step == 1 else {"global": 7}
@@ -147,6 +148,26 @@ def save_together():
                 assert (np.asarray(shard.data) == np.arange(8.0)[shard.index] * step).all()
             if step == 1 and me == 0:
                 shutil.copytree(f"{run}/1", f"{run}-first/1")
+        write, unlimited = manifest.write, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+        def unwritable(*_):
+            raise OSError(28, "No space left on device")
+
+        for step in (3, 4):
+            if (step, me) == (3, 3):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, resource.RLIM_INFINITY))
+            if (step, me) == (4, 0):
+                manifest.write = unwritable
+            said = "nothing"
+            try:
+                saved.save(step, {"w": jax.make_array_from_callback(numbers.shape, rows, lambda at: numbers[at])})
+                saved.wait()
+            except CheckpointError as error:
+                said = str(error)
+            os.write(1, f"refused {step} {me} {said!r}\\n".encode())
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+            manifest.write = write
+        assert saved.latest() == 2
 
 print("cut", *ended(cut_short), flush=True)
 for kill in json.loads(sys.argv[2]):
@@ -198,6 +219,18 @@ def test_four_processes_save_one_checkpoint(ran):
     with pytest.raises(CheckpointError, match="4 processes whose data iterators stood at different places"):
         Checkpoints(folder / "run-first").restore(where)
     assert (load_params(folder / "run-first")["w"] == jnp.arange(8.0)).all()
+
+
+def test_where_one_of_four_processes_cannot_write_all_hear_of_it(ran):
+    """At once, not after the 20 minutes that orbax's threads wait for one another."""
+    _, lines, errors = ran
+    said = {tuple(map(int, line.split()[1:3])): line for line in lines if line.startswith("refused")}
+    assert len(said) == 8, errors[-3000:]
+    for step, refused, why in ((3, 3, "File too large"), (4, 0, "No space left on device")):
+        for process in range(4):
+            text = said[step, process]
+            assert f"checkpoint {step} could not be saved" in text and "whole: 2." in text
+            assert (why if process == refused else "a process could not write its part") in text
 
 
 def test_what_four_processes_began_others_go_on_with(ran):

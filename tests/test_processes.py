@@ -39,10 +39,23 @@ def config(folder, **mesh):
     )
 """
 CHILDREN = """
-import json, pathlib
+import json, pathlib, resource
 import jax, numpy as np
 from experiments import common
-from prefjax import loop, mesh, reference
+from prefjax import loop, mesh, reference, rundir
+
+def refused(process, call):
+    # what is raised where one process cannot write
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if jax.process_index() == process:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+    try:
+        call()
+        return "nothing"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 def train():
     count, me, folder = jax.process_count(), jax.process_index(), sys.argv[1]
@@ -52,7 +65,12 @@ def train():
     assert not kernel.is_fully_addressable and run.step == 3
     print("trained", flush=True)
     stage, = common.finish({"dpo": run}, f"{folder}/report-{me}.html").stages
-    found = [stage.margins.tolist(), stage.chosen_change.tolist(), sorted(stage.baselines)]
+    other = f"{folder}/refused"
+    said = [
+        refused(1, lambda: reference.attach(run.dataset, run.model, other, lambda: run.state.params, grid=run.mesh)),
+        refused(0, lambda: rundir.prepare(other, {"seed": 0})),
+    ]
+    found = [stage.margins.tolist(), stage.chosen_change.tolist(), sorted(stage.baselines), said]
     pathlib.Path(folder, f"found-{me}.json").write_text(json.dumps(found))
     rows = {"rows": np.arange(2)}
     assert mesh.share(run.mesh) == (me, count)
@@ -113,11 +131,16 @@ def test_two_processes_train_like_one_and_one_goes_on(tmp_path, capsys):
     # The report: both have all scores, one writes it, and one process finds the same
     (stage,) = common.finish({"dpo": run}, shared / "report.html").stages
     found = [json.loads((shared / f"found-{index}.json").read_text()) for index in (0, 1)]
-    assert found[0][:2] == found[1][:2] and [len(margins) for margins, _, _ in found] == [9, 9]
+    assert found[0][:2] == found[1][:2] and [len(margins) for margins, *_ in found] == [9, 9]
     np.testing.assert_allclose(found[0][:2], [stage.margins, stage.chosen_change], atol=1e-5)
-    assert [rows for _, _, rows in found] == [["bag of words", "length only"], []]
+    assert [rows for _, _, rows, _ in found] == [["bag of words", "length only"], []]
     assert out.count("pair accuracy") == capsys.readouterr().out.count("pair accuracy") == 1
     assert [path.name for path in sorted(shared.glob("report*"))] == ["report-0.html", "report.html"]
+
+    # One that could not write stopped both: the second its part of a store, the first the record of a run
+    for process, said in enumerate(found[process][3] for process in (0, 1)):
+        assert all("File too large" in text for text in said), said
+        assert [f"in process {1 - i}" in said[i] for i in (0, 1)] == [process == 0, process == 1]
 
     loop.fit(scope["config"](shared), shared)
     alone, both = losses(single), losses(shared)
