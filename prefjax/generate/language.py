@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from prefjax.generate import batches, sampling
-from prefjax.models.decoder import LanguageModel, repeat_rows
-from prefjax.ops.logprobs import token_logps
+from prefjax.models import placement
+from prefjax.models.decoder import LanguageModel, Unembed, repeat_rows
+from prefjax.ops.logprobs import row_logps
 
 
 class Samples(NamedTuple):
@@ -198,7 +199,11 @@ def response_logps(
       batch_size: rows a device call.
       mesh: see `sample`.
     """
-    return _per_token(_score, model, params, prompts, tokens, lengths, batch_size, mesh)
+
+    def compute(*block: np.ndarray) -> jax.Array:
+        return _score(mesh)(params, *batches.spread(mesh, *block), model=model)
+
+    return _per_token(compute, model, prompts, tokens, lengths, batch_size, mesh)
 
 
 def response_values(
@@ -212,7 +217,11 @@ def response_values(
     mesh: Mesh | None = None,
 ) -> np.ndarray:
     """[N, T] the score head's value of the state that each token is chosen in; arguments as of `response_logps`."""
-    return _per_token(_value, model, params, prompts, tokens, lengths, batch_size, mesh)
+
+    def compute(tokens: np.ndarray, lengths: np.ndarray, _: np.ndarray) -> jax.Array:
+        return _value(mesh)(params, *batches.spread(mesh, tokens, lengths), model=model)
+
+    return _per_token(compute, model, prompts, tokens, lengths, batch_size, mesh)
 
 
 def response_scores(
@@ -229,23 +238,21 @@ def response_scores(
     rows = [np.concatenate([p, row[:n]]) for p, row, n in zip(prompts, tokens, lengths, strict=True)]
     out = np.zeros(len(rows), np.float32)
     for chosen, block, sizes in batches.blocks(rows, batch_size, parts=batches.parts(mesh)):
-        values = batches.gather(
-            mesh, _value(mesh)(params, *batches.spread(mesh, np.pad(block, ((0, 0), (0, 1))), sizes), model=model)
-        )
+        values = batches.gather(mesh, _value(mesh)(params, *batches.spread(mesh, block, sizes), model=model))
         out[chosen] = values[np.arange(len(chosen)), sizes[: len(chosen)] - 1]
     return out
 
 
 def _per_token(
-    compute: Any,
+    compute: Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array],
     model: LanguageModel,
-    params: Any,
     prompts: Sequence[Sequence[int] | np.ndarray],
     tokens: np.ndarray,
     lengths: np.ndarray,
     batch_size: int,
     mesh: Mesh | None,
 ) -> np.ndarray:
+    """[N, T] of what `compute` gives of tokens [B, W], their lengths [B] and the responses' first tokens [B]."""
     prompts = batches.checked(prompts, model.config.vocab_size)
     if len(prompts) != len(tokens) or len(lengths) != len(tokens):
         raise ValueError(f"{len(prompts)} prompts, {len(tokens)} rows of tokens and {len(lengths)} lengths must agree")
@@ -253,7 +260,7 @@ def _per_token(
     starts = np.array([len(p) for p in prompts])
     out = np.zeros(tokens.shape, np.float32)
     for chosen, block, sizes in batches.blocks(rows, batch_size, parts=batches.parts(mesh)):
-        values = batches.gather(mesh, compute(mesh)(params, *batches.spread(mesh, block, sizes), model=model))
+        values = batches.gather(mesh, compute(block, sizes, batches.padded(starts[chosen], len(block))))
         for row, index in zip(values, chosen, strict=False):
             # Column t of a row is about its token t + 1.
             out[index, : lengths[index]] = row[starts[index] - 1 : starts[index] - 1 + lengths[index]]
@@ -371,25 +378,29 @@ def _generate(
 
 
 @batches.jitted("model")
-def _score(params: Any, tokens: jax.Array, lengths: jax.Array, *, model: LanguageModel) -> jax.Array:
-    """[B, W - 1]: log-prob of token t + 1 given the first t + 1, as if all rows had W tokens."""
-    hidden = _states(params, tokens, lengths, model)
-    head = model.unembed(params)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    logps = token_logps(flat, head.kernel, tokens[:, 1:].reshape(-1), bias=head.bias, softcap=head.softcap)
-    return logps.reshape(hidden.shape[:2])
+def _score(params: Any, tokens: jax.Array, lengths: jax.Array, starts: jax.Array, *, model: LanguageModel) -> jax.Array:
+    """[B, W]: log-prob of token t + 1 given those before it, from a row's token `starts` on; else 0."""
+    columns, head = jnp.arange(tokens.shape[1]), model.unembed(params)
+    asked = (columns >= starts[:, None] - 1) & (columns < lengths[:, None] - 1)
+    chunk = placement.head_chunk(tokens.shape[0], tokens.shape[1], head.kernel.shape)
+
+    def logps(head: Unembed, *rows: jax.Array) -> jax.Array:
+        return row_logps(rows[0], head.kernel, *rows[1:], bias=head.bias, softcap=head.softcap, chunk=chunk)
+
+    states = _states(params, tokens, lengths, model)
+    return placement.by_token(logps, head, states, jnp.roll(tokens, -1, axis=1), asked)
 
 
 @batches.jitted("model")
 def _value(params: Any, tokens: jax.Array, lengths: jax.Array, *, model: LanguageModel) -> jax.Array:
-    """[B, W - 1]: the first output of the score head before token t + 1."""
+    """[B, W]: the first output of the score head before token t + 1."""
     return model.scores(params, _states(params, tokens, lengths, model))[..., 0].astype(jnp.float32)
 
 
 def _states(params: Any, tokens: jax.Array, lengths: jax.Array, model: LanguageModel) -> jax.Array:
     columns = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     inside = columns < lengths[:, None]
-    return model.hidden(params, tokens, jnp.where(inside, columns, 0), inside.astype(jnp.int32), None)[:, :-1]
+    return model.hidden(params, tokens, jnp.where(inside, columns, 0), inside.astype(jnp.int32), None)
 
 
 fold = jax.random.fold_in

@@ -154,6 +154,16 @@ def test_rows_are_spread_over_devices_and_stay_there(model, params, monkeypatch)
     assert sum(plan.collective_bytes(texts[0]).values()) < 64
 
 
+def test_given_texts_are_scored_on_a_mesh_that_cuts_rows(model, params):
+    if jax.device_count() < 4:
+        pytest.skip("needs 4 devices, real or faked")
+    grid = meshes.make_mesh({"data": 1, "sequence": 2, "tensor": 2}, jax.devices()[:4])
+    tokens, lengths = np.arange(40).reshape(4, 10) % VOCAB, np.array([10, 3, 0, 7])
+    alone, cut = (language.response_logps(model, params, PROMPTS, tokens, lengths, mesh=mesh) for mesh in (None, grid))
+    assert ((alone < 0) == (np.arange(10) < lengths[:, None])).all()
+    np.testing.assert_allclose(cut, alone, atol=1e-5)
+
+
 def test_softcap_bias_and_learned_positions():
     model = decoder(
         vocab_size=VOCAB, hidden_size=32, num_layers=1, num_heads=2, init_std=0.5, tied=True, logit_softcap=3.0,
