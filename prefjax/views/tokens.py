@@ -25,7 +25,8 @@ def row_states(model: LanguageModel, params: Any, batch: layout.Batch, where: ja
 
 def own_chunk(states: jax.Array, head: Unembed, *, sliced: bool = True) -> int | None:
     """`placement.head_chunk` of rows of states."""
-    return placement.head_chunk(*states.shape[:2], head.kernel.shape, sliced=sliced)
+    rows, length, _ = states.shape
+    return placement.head_chunk(rows, length, head.kernel.shape, sliced=sliced)
 
 
 def row_layers(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Array:
