@@ -9,7 +9,7 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -374,11 +374,9 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
             key = jax.random.fold_in(run.key, step)
             fed = mesh.put_batch(batch, run.mesh)
             if step == first + 1:
-                compiled = train.compile_ahead(step_fn, run.state, fed, key)
-                bar.message(f"train step: {compiled}")
-                once["speed/compile_seconds"] = compiled.seconds
-                mark += compiled.seconds
-                bar.skip(compiled.seconds)
+                once |= compile_all(run, step_fn, shapes_of(data) or [batch], last, bar.message)
+                mark += sum(once.values())
+                bar.skip(sum(once.values()))
             run.state, metrics = step_fn(run.state, fed, key)
             del fed
             settle(lagged.push(step, metrics, batch))
@@ -398,6 +396,39 @@ def train_until(run: Run, saved: checkpoint.Checkpoints, data_state: Any, last: 
                 saved.wait()
                 raise SystemExit(143)
         saved.wait()
+
+
+def compile_all(
+    run: Run, step_fn: Any, batches: Sequence[Mapping[str, np.ndarray]], last: int, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Compiles the step, and that of the evaluation if one comes up to step `last`, for each shape of their batches.
+
+    Args:
+      batches: one of each shape that training will see.
+      say: takes a line of text on each program.
+
+    Returns:
+      Seconds of both, by metric.
+    """
+    programs: list[tuple[str, str, Any, tuple[Any, ...], Sequence[Mapping[str, np.ndarray]]]]
+    programs = [("train step", "speed/compile_seconds", step_fn, (run.state,), batches)]
+    if last == run.config.steps or last // run.config.eval_every > run.step // run.config.eval_every:
+        held_out = shapes_of(run.dataset.eval(*mesh.share(run.mesh)))
+        state = (run.state.params, train.with_step(run.state))
+        programs.append(("evaluation step", "speed/eval_compile_seconds", run._eval_step, state, held_out))
+    seconds: dict[str, float] = {}
+    for what, metric, jitted, state, shapes in programs:
+        for batch in shapes:
+            compiled = train.compile_ahead(jitted, *state, mesh.put_batch(batch, run.mesh), run.key)
+            of = f", rows of {batch['tokens'].shape[1]} tokens" if len(shapes) > 1 else ""
+            say(f"{what}{of}: {compiled}")
+            seconds[metric] = seconds.get(metric, 0.0) + compiled.seconds
+    return seconds
+
+
+def shapes_of(batches: Any) -> list[dict[str, np.ndarray]]:
+    """A batch of each shape that a data iterator gives; none where only making them shows it, as with online data."""
+    return batches.blanks() if hasattr(batches, "blanks") else []
 
 
 def refresh_of(config: Config) -> train.Refresh | None:

@@ -201,7 +201,8 @@ def make(config: Any, workdir: Any, *, chip: Chip, efficiency: float = 0.5) -> P
     shapes = jax.eval_shape(lambda key: loop.initial_state(key, config=config, model=model, tx=tx), key)
     rules = build(config.rules)() if config.rules else sharding.RULES
     placed = mesh.shardings(shapes, rules, grid)
-    example = next(dataset.train(prefetch=0))
+    data = dataset.train(prefetch=0)
+    example = (loop.shapes_of(data) or [next(data)])[-1]  # of several row lengths the longest, which takes the most
     cut, whole = mesh.batch_sharding(grid), jax.sharding.NamedSharding(grid, jax.sharding.PartitionSpec())
     parts = grid.shape["data"] * grid.shape["fsdp"]
     where = {name: cut if x.shape[0] % parts == 0 else whole for name, x in example.items()}

@@ -1,9 +1,11 @@
 """fit: it trains, resumes bit for bit after any kill, refuses what does not fit, and does not depend on the mesh."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,18 +18,21 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.reward import bradley_terry
-from prefjax import checkpoint, debug, loop, mesh, recipe, rundir, train, writers
+from prefjax import checkpoint, debug, loop, mesh, recipe, reference, rundir, train, writers
 from prefjax.config import ref
-from prefjax.data import pipeline
+from prefjax.data import packing, pipeline
 from prefjax.data.gold import dataset as gold
 from prefjax.losses import language, reward
 from prefjax.losses.preference import paired
 from prefjax.metrics import preference
 from prefjax.models import decoder, huggingface, lora
+from prefjax.objective import compose
 from prefjax.ops.masked import Mean
 from prefjax.optim import recipes
 from prefjax.views import adapted
 from prefjax.views import language as views
+from prefjax.views import rewards as scored
+from tests import toy
 
 TINY = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
 
@@ -78,8 +83,9 @@ def test_a_run_learns_logs_and_leaves_everything_behind(whole):
 
 def test_what_compiling_took_stands_in_the_first_row_alone(whole):
     rows = [row for row in writers.read_jsonl(whole.workdir / writers.JSONL) if "loss" in row]
-    assert [row["step"] for row in rows if "speed/compile_seconds" in row] == [1]
-    assert rows[0]["speed/compile_seconds"] > 0
+    for name in ("speed/compile_seconds", "speed/eval_compile_seconds"):
+        assert [row["step"] for row in rows if name in row] == [1]
+        assert rows[0][name] > 0
 
 
 class Unread:
@@ -131,6 +137,74 @@ def test_a_step_is_under_way_before_the_metrics_of_the_last_are_read_and_its_cal
     seen = list(dict.fromkeys(events))
     assert seen == [("begun", 1), *(e for n in range(1, 5) for e in (("begun", n + 1), ("read", n))), ("read", 5)]
     assert "train step: compiled in" in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def compiled_steps():
+    """What is compiled meanwhile of training and evaluation steps, by name."""
+    found = []
+
+    def duration(event, seconds, *, fun_name="", **_):
+        if "backend_compile" in event and fun_name in ("jit(step)", "jit(evaluate)"):
+            found.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(duration)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(duration)
+
+
+def test_each_bucket_is_compiled_once_before_the_first_step_also_after_resuming(tmp_path, monkeypatch, capsys):
+    options = {"layout": "separate", "rows": 8, "row_length": 32, "buckets": (16, 32)}
+    fields = config(
+        steps=5,
+        data=ref(gold.dataset, kind="pairs", size=48, eval_size=16, **options),
+        model=ref(toy.model, outputs=1),
+        objective={"reward": recipe.term(scored.scored_pairs, reward.bradley_terry)},
+        reference=False,
+        mesh={"data": 2, "fsdp": 2, "tensor": 1},
+    )
+    begun, original, put = [], loop.compile_all, mesh.put_batch
+    monkeypatch.setattr(loop, "compile_all", lambda *args: (original(*args), begun.append(list(found)))[0])
+    monkeypatch.setattr(mesh, "put_batch", lambda batch, grid: seen.append(batch["tokens"].shape) or put(batch, grid))
+    rows = []
+    for _ in range(2):
+        seen = []
+        with compiled_steps() as found:
+            loop.fit(fields, tmp_path)
+        assert sorted(found) == ["jit(evaluate)"] * 2 + ["jit(step)"] * 2
+        assert begun.pop() == found  # nothing more while it ran
+        assert set(seen) == {(8, 16), (8, 32)}
+        said = capsys.readouterr().err
+        for what in ("train step", "evaluation step"):
+            for length in (16, 32):
+                assert f"{what}, rows of {length} tokens: compiled in" in said
+        rows.append(trace(tmp_path))
+        shutil.rmtree(tmp_path / "checkpoints" / "5")  # it goes on from step 4
+    assert rows[0] == rows[1] and [row["step"] for row in rows[1] if "loss" in row] == [1, 2, 3, 4, 5]
+
+
+def test_the_row_length_changes_neither_loss_nor_gradient_nor_what_is_stored(tmp_path):
+    data = gold.dataset(size=12, eval_size=4, rows=2, row_length=48, slots=1, buckets=(20, 48))
+    model = decoder.decoder(vocab_size=data.tokenizer.vocab_size, **TINY)
+    params, other = (jax.jit(model.init)(jax.random.key(seed)) for seed in (0, 1))
+    stored, _ = reference.attach(data, model, tmp_path, lambda: other, grid=mesh.make_mesh({"data": 1}))
+    assert {len(row) for batch in stored.train_in_order() for row in batch["tokens"]} == {20, 48}
+    fits = np.flatnonzero(data.training.sizes() <= 20)[:2]
+    objective = compose(functools.partial(views.pairs, model=model), functools.partial(paired.dpo, beta=0.5))
+    gradient = jax.jit(train.value_and_grad(objective))
+
+    def of(data, carry, shape):
+        batch = packing.assemble(data.training, [[int(i)] for i in fits], shape)
+        return gradient(params, carry, batch, jax.random.key(0))
+
+    short, long = data.layout.shapes
+    (loss, _), grads = of(data, {"reference": other}, long)
+    (again, _), others = of(stored, {}, short)
+    assert abs(loss - np.log(2)) > 1e-3  # policy and reference differ
+    np.testing.assert_allclose(again, loss, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), grads, others)
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(whole, tmp_path):
@@ -207,11 +281,11 @@ def test_sigterm_saves_and_stops(tmp_path, monkeypatch):
     original = mesh.put_batch
     count = []
 
-    def put(*args):
-        count.append(1)
+    def put(batch, grid):
+        count.extend([1] if batch["example_mask"].any() else [])  # none in those that are compiled for
         if len(count) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
+        return original(batch, grid)
 
     monkeypatch.setattr(mesh, "put_batch", put)
     with pytest.raises(SystemExit, match="143"):

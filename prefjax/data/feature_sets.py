@@ -131,6 +131,10 @@ class FeatureBatches:
             whole = np.concatenate([part, np.full(rows - len(part), -1, part.dtype)])
             yield self._data.batch(whole[self._mine])
 
+    def blanks(self) -> list[Batch]:
+        """The one shape of batch that the pass has, empty; none where there is no pair."""
+        return [self._data.batch(np.full(self._mine.stop - self._mine.start, -1))] if len(self) else []
+
 
 class FeatureIterator:
     """Endless shuffled batches; every process counts whole batches and fills its own rows, so states are the same.
