@@ -42,8 +42,8 @@ def define_cache() -> None:
     """The flag of programs whose compiled programs are kept on disk: a later process compiles none of them again."""
     said = (
         "Folder that keeps compiled programs, or off; by default jax's own, else prefjax/xla of the user's cache. It "
-        f"holds {CACHE_BYTES >> 30} GiB, what was used least recently goes first; {CACHE_SIZE}=<bytes> says otherwise, -1 "
-        "for no limit."
+        f"holds {CACHE_BYTES >> 30} GiB, what was used least recently goes first; {CACHE_SIZE}=<bytes> says otherwise, "
+        "-1 for no limit."
     )
     flags.DEFINE_string("compile_cache", None, said)
 
