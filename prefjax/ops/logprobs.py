@@ -132,32 +132,51 @@ def row_logps(
     softcap: float | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
-    """`token_logps` of rows [R, T], each row's tokens in an order that leaves the most chunks without one asked for.
+    """`token_logps` of rows, [R, T] float32, 0 where `where` is False; see `row_stats`."""
+    return row_stats(hidden, kernel, targets, where, bias=bias, softcap=softcap, chunk=chunk)["logps"]
+
+
+def row_stats(
+    hidden: jax.Array,
+    kernel: jax.Array | Parted,
+    targets: jax.Array,
+    where: jax.Array,
+    *,
+    bias: jax.Array | None = None,
+    softcap: float | None = None,
+    chunk: int | None = None,
+    stats: tuple[str, ...] = (),
+) -> dict[str, jax.Array]:
+    """`token_stats` of rows [R, T], each row's tokens in an order that leaves the most chunks without one asked for.
 
     No token leaves its row, so that rows may be sharded.
 
     Args:
-      hidden: [R, T, D]; targets: [R, T] int; where: [R, T] bool; the rest as in `token_logps`.
+      hidden: [R, T, D]; targets: [R, T] int; where: [R, T] bool; the rest as in `token_stats`.
 
     Returns:
-      [R, T] float32, 0 where `where` is False.
+      {"logps": [R, T], name: [R, T], ...}, 0 where `where` is False.
     """
     rows, length = where.shape
     n, vocab = where.size, kernel.shape[1]
-    native_fits = chunk is None and _native(hidden, kernel, bias, softcap)
-    of_tokens = functools.partial(token_logps, bias=bias, softcap=softcap, chunk=chunk)
-    flat = functools.partial(jnp.reshape, shape=(n, -1))
+    native_fits = chunk is None and _native(hidden, kernel, bias, softcap, stats)
+    of_tokens = functools.partial(token_stats, bias=bias, softcap=softcap, chunk=chunk, stats=stats)
     chunk = default_chunk(n, vocab) if chunk is None else chunk
+
+    def of_rows(hidden: jax.Array, targets: jax.Array, where: jax.Array) -> dict[str, jax.Array]:
+        found = of_tokens(hidden.reshape(n, -1), kernel, targets.ravel(), where=where.ravel())
+        return {name: value.reshape(rows, length) for name, value in found.items()}
+
     if native_fits or chunk >= n:
-        return of_tokens(flat(hidden), kernel, targets.ravel(), where=where.ravel()).reshape(where.shape)
+        return of_rows(hidden, targets, where)
     # The columns of each row that lie in chunk 0, then those in chunk 1, ... take the row's tokens, wanted ones first
     columns = np.argsort(np.arange(n).reshape(rows, length) % _count(n, chunk), axis=1, kind="stable")
     wanted_first = jnp.argsort(~where, axis=1, stable=True)
     order = jnp.take_along_axis(wanted_first, jnp.asarray(np.argsort(columns, axis=1)), axis=1)
     hidden = jnp.take_along_axis(hidden, order[..., None], axis=1)
     targets, where = (jnp.take_along_axis(x, order, axis=1) for x in (targets, where))
-    logps = of_tokens(flat(hidden), kernel, targets.ravel(), where=where.ravel()).reshape(where.shape)
-    return jnp.take_along_axis(logps, jnp.argsort(order, axis=1), axis=1)
+    back = jnp.argsort(order, axis=1)
+    return {name: jnp.take_along_axis(x, back, axis=1) for name, x in of_rows(hidden, targets, where).items()}
 
 
 def seq_logps(token_logps: jax.Array, where: jax.Array | None = None) -> jax.Array:
@@ -180,9 +199,9 @@ def _native(
     if isinstance(kernel, Parted):
         return False
     n, single = hidden.size // hidden.shape[-1], jnp.dtype(jnp.float32)
-    plain = bias is None and softcap is None and hidden.dtype == kernel.dtype == single and set(stats) <= {"logsumexp"}
-    plain = plain and kernel.shape[0] <= NATIVE_WIDTH
-    return plain and n > default_chunk(n, kernel.shape[1]) and native.usable("head")
+    known = bias is None and softcap is None and hidden.dtype == kernel.dtype == single and set(stats) <= {"logsumexp"}
+    known = known and kernel.shape[0] <= NATIVE_WIDTH
+    return known and n > default_chunk(n, kernel.shape[1]) and native.usable("head")
 
 
 class _Head(NamedTuple):

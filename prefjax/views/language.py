@@ -8,9 +8,7 @@ from typing import Any
 
 import jax
 
-from prefjax.models import placement
-from prefjax.models.decoder import LanguageModel, Unembed
-from prefjax.ops import logprobs
+from prefjax.models.decoder import LanguageModel
 from prefjax.views import Named, layout, rewards, roles, tokens
 from prefjax.views.rewards import scored_lists as scored_lists
 from prefjax.views.rewards import scored_pairs as scored_pairs
@@ -22,14 +20,9 @@ def row_logps(model: LanguageModel, params: Any, batch: layout.Batch, states: ja
     Args:
       states: [R, T, D] of `tokens.row_states`, where they are at hand.
     """
-    states = tokens.row_states(model, params, batch, layout.scored(batch)) if states is None else states
-    head = model.unembed(params)
-    chunk = tokens.own_chunk(states, head)
-
-    def logps(head: Unembed, *rows: jax.Array) -> jax.Array:
-        return logprobs.row_logps(rows[0], head.kernel, *rows[1:], bias=head.bias, softcap=head.softcap, chunk=chunk)
-
-    return placement.by_token(logps, head, states, batch["tokens"], layout.scored(batch))
+    where = layout.scored(batch)
+    states = tokens.row_states(model, params, batch, where) if states is None else states
+    return tokens.row_stats(model, params, batch, states, where)["logps"]
 
 
 def _responses(model: LanguageModel, params: Any, batch: layout.Batch, prefix: str = "") -> dict[str, Any]:
@@ -44,11 +37,13 @@ def _responses(model: LanguageModel, params: Any, batch: layout.Batch, prefix: s
         made = whole.cache_info().currsize
         return whole() if made else tokens.row_states(model, params, batch, layout.scored(batch))
 
+    def before() -> jax.Array:
+        rest = (batch["segments"] > 0) & ~layout.scored(batch)
+        return layout.prompt_sums(tokens.row_stats(model, params, batch, whole(), rest)["logps"], batch)
+
     rows = functools.cache(lambda: row_logps(model, params, batch, states()))
     return {
-        f"{prefix}prompt_logps": lambda: layout.prompt_sums(
-            tokens.row_stats(model, params, batch, whole())["logps"], batch
-        ),
+        f"{prefix}prompt_logps": before,
         "states": states,
         f"{prefix}logps": lambda: layout.response_sums(rows(), batch),
         f"{prefix}token_logps": lambda: layout.response_tokens(rows(), batch)[0],

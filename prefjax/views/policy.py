@@ -48,7 +48,7 @@ def rollouts(params: Any, carry: Any, batch: layout.Batch, key: jax.Array, *, mo
     def stats(name: str) -> jax.Array:
         if name not in heads:  # the log-probs come with any other
             wanted = {name} - {"logps"}
-            heads.update(tokens.row_stats(model, params, batch, states(), *wanted, where=layout.inside(batch)))
+            heads.update(tokens.row_stats(model, params, batch, states(), layout.inside(batch), *wanted))
         return per_token(heads[name])
 
     @functools.cache
@@ -102,6 +102,6 @@ def _against(
     found: dict[str, Any] = {"token_kls": kls}
     if "ref_token_logps" not in stored:
         found["ref_token_logps"] = lambda: per_token(
-            tokens.row_stats(model, reference, batch, ref_states(), where=where)["logps"]
+            tokens.row_stats(model, reference, batch, ref_states(), where)["logps"]
         )
     return found

@@ -17,8 +17,9 @@ from prefjax.views import layout
 def row_states(model: LanguageModel, params: Any, batch: layout.Batch, where: jax.Array | None = None) -> jax.Array:
     """[R, T, D] the state that predicts each token; of those that `where` [R, T] holds alone, others are anything."""
     # A model of one's own may know no `where`
-    known = where is not None and isinstance(model, LanguageModel)
-    asked = {"where": layout.predicting(batch, where)} if known else {}
+    asked: dict[str, jax.Array] = {}
+    if where is not None and isinstance(model, LanguageModel):
+        asked["where"] = layout.predicting(batch, where)
     hidden = model.hidden(params, *(batch[name] for name in layout.TOKEN_FIELDS), **asked)
     return placement.taken(hidden, layout.predictors(batch), layout.prompt_ends(batch), batch["segments"])
 
@@ -37,38 +38,25 @@ def row_layers(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Ar
 
 
 def row_stats(
-    model: LanguageModel,
-    params: Any,
-    batch: layout.Batch,
-    states: jax.Array,
-    *stats: str,
-    where: jax.Array | None = None,
+    model: LanguageModel, params: Any, batch: layout.Batch, states: jax.Array, where: jax.Array, *stats: str
 ) -> dict[str, jax.Array]:
-    """{"logps" and each of `stats`: [R, T]} of all tokens, prompts too, or of those that `where` [R, T] holds, else 0;
-    see `ops.logprobs.token_stats`."""
+    """{"logps" and each of `stats`: [R, T]} of the tokens that `where` [R, T] holds, else 0; see `ops.logprobs`."""
     head = model.unembed(params)
     chunk = own_chunk(states, head)
 
-    def of_rows(head: Unembed, states: jax.Array, targets: jax.Array, *where: jax.Array) -> dict[str, jax.Array]:
-        found = logprobs.token_stats(
-            states.reshape(-1, states.shape[-1]),
-            head.kernel,
-            targets.reshape(-1),
-            bias=head.bias,
-            softcap=head.softcap,
-            chunk=chunk,
-            where=where[0].ravel() if where else None,
-            stats=stats,
+    def of_rows(head: Unembed, *rows: jax.Array) -> dict[str, jax.Array]:
+        states, targets, where = rows
+        return logprobs.row_stats(
+            states, head.kernel, targets, where, bias=head.bias, softcap=head.softcap, chunk=chunk, stats=stats
         )
-        return {name: value.reshape(targets.shape) for name, value in found.items()}
 
-    return placement.by_token(of_rows, head, states, batch["tokens"], *(() if where is None else (where,)))
+    return placement.by_token(of_rows, head, states, batch["tokens"], where)
 
 
 def row_baselines(model: LanguageModel, params: Any, batch: layout.Batch, states: jax.Array) -> jax.Array:
     """[R, T] log sum_v p_v^2: the log of the mean probability of a token that the policy itself would draw; stopped."""
     params, states, where = *jax.lax.stop_gradient((params, states)), layout.scored(batch)
-    sums = row_stats(model, params, batch, states, "sum_sq", where=where)["sum_sq"]
+    sums = row_stats(model, params, batch, states, where, "sum_sq")["sum_sq"]
     return jnp.where(where, jnp.log(jnp.maximum(sums, 1e-30)), 0)
 
 
