@@ -10,7 +10,10 @@ from prefjax import objective
 from prefjax.losses.preference import auxiliary, paired
 from prefjax.theory.checker import check_identity
 from prefjax.transforms import degrees
+from tests.compiled import compile_losses
 from tests.losses import draws
+
+compile_losses(globals())
 
 B, C, H = 12, 4, 3
 

@@ -9,7 +9,10 @@ import numpy as np
 from prefjax.losses.preference import candidates
 from prefjax.theory import candidates as theory
 from prefjax.theory.checker import check_gradient, check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
+
+compile_losses(globals())
 
 
 def lists(rng):

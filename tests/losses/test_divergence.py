@@ -11,7 +11,10 @@ from prefjax.losses.preference import discovered, divergence, paired
 from prefjax.ops import deformed, divergences
 from prefjax.theory import divergence as theory
 from prefjax.theory.checker import check_identity, check_limit
+from tests.compiled import compile_losses
 from tests.losses import draws
+
+compile_losses(globals())
 
 NAMES = ("reverse_kl", "forward_kl", "jensen_shannon", "alpha")
 F = {

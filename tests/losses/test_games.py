@@ -10,8 +10,11 @@ from prefjax.losses.preference import games, graded, paired
 from prefjax.theory import games as theory
 from prefjax.theory import tabular
 from prefjax.theory.checker import check_gradient, check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import log_sigmoid, sigmoid
+
+compile_losses(globals())
 
 # Log-ratios 1 and -1.5.
 PAIR = [np.array([x]) for x in (-10.0, -14.0, -11.0, -12.5)]

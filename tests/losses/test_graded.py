@@ -10,8 +10,11 @@ import pytest
 from prefjax.losses.preference import graded, paired
 from prefjax.theory.checker import check_identity, check_limit
 from prefjax.theory.preference import logit
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import log_sigmoid
+
+compile_losses(globals())
 
 
 def with_ties(rng):

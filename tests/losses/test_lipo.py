@@ -8,9 +8,12 @@ import numpy as np
 
 from prefjax.losses.preference import hinge, lipo, listwise, paired
 from prefjax.theory.checker import check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import log_sigmoid
 from tests.losses.test_listwise import as_list
+
+compile_losses(globals())
 
 
 def scores_of(arrays, beta=0.05):

@@ -12,7 +12,10 @@ from prefjax import objective
 from prefjax.losses.preference import hinge, listwise, paired
 from prefjax.theory import listwise as theory
 from prefjax.theory.checker import check_gradient, check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
+
+compile_losses(globals())
 
 
 def as_list(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):

@@ -12,8 +12,11 @@ from prefjax.losses.preference import hinge, multi_objective, paired
 from prefjax.theory import preference as closed
 from prefjax.theory import tabular
 from prefjax.theory.checker import check_gradient, check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import log_sigmoid, sigmoid
+
+compile_losses(globals())
 
 # Log-ratios 1 and -1.5.
 PAIR = [np.array([x]) for x in (-10.0, -14.0, -11.0, -12.5)]

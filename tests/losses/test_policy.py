@@ -12,6 +12,9 @@ from prefjax.losses import policy, policy_terms
 from prefjax.theory import tabular
 from prefjax.theory.checker import check_gradient, check_identity
 from prefjax.views import Named
+from tests.compiled import compile_losses
+
+compile_losses(globals())
 
 MASK = np.array([[1, 1, 1, 1], [1, 1, 0, 0]], bool)
 # Ratios 1.5, 0.5, 1.1, 4 and 1.25, 0.7; advantages of both signs.

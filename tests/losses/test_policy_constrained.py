@@ -15,6 +15,9 @@ from prefjax.optim import multipliers
 from prefjax.theory import constrained, tabular
 from prefjax.theory.checker import check_identity
 from prefjax.weights import constraints
+from tests.compiled import compile_losses
+
+compile_losses(globals())
 
 TASK, OTHER = (1.0, 0.5, 0.0), (0.0, 0.5, 1.0)  # three arms, in conflict
 

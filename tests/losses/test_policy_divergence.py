@@ -9,6 +9,9 @@ from prefjax.losses import policy_divergence
 from prefjax.ops import divergences
 from prefjax.theory import tabular
 from prefjax.weights import policy_divergence as targets
+from tests.compiled import compile_losses
+
+compile_losses(globals())
 
 NAMES = ["jensen_shannon", "reverse_kl", "forward_kl", "total_variation", "chi_square", "hellinger"]
 

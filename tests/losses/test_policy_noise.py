@@ -9,6 +9,9 @@ import pytest
 
 from prefjax.losses import policy_noise
 from prefjax.transforms import noise_masks
+from tests.compiled import compile_losses
+
+compile_losses(globals())
 
 
 def test_loss_is_the_score_of_beta_distributions():

@@ -14,6 +14,9 @@ from prefjax.metrics import passing
 from prefjax.theory import tabular
 from prefjax.theory.checker import check_gradient, check_identity
 from prefjax.weights import policy as weights
+from tests.compiled import compile_losses
+
+compile_losses(globals())
 
 B, K = 6, 4
 PAIR = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")

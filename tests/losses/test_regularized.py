@@ -11,8 +11,11 @@ from prefjax.losses.preference import paired, regularized
 from prefjax.theory import coverage, tabular
 from prefjax.theory import preference as closed
 from prefjax.theory.checker import check_gradient, check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import log_sigmoid
+
+compile_losses(globals())
 
 # Log-ratios 1 and -1.5.
 PAIR = [np.array([x]) for x in (-10.0, -14.0, -11.0, -12.5)]

@@ -18,6 +18,9 @@ from prefjax.losses import (
 )
 from prefjax.losses.preference import paired
 from prefjax.theory import checker, rewards_transforms
+from tests.compiled import compile_losses
+
+compile_losses(globals())
 
 pytestmark = pytest.mark.usefixtures("x64")
 

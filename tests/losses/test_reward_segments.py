@@ -11,6 +11,9 @@ from prefjax.losses import segments
 from prefjax.losses.preference import paired
 from prefjax.rewards import successors
 from prefjax.theory import checker, rewards_regret
+from tests.compiled import compile_losses
+
+compile_losses(globals())
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -10,7 +10,10 @@ import pytest
 from prefjax.losses.preference import divergence, paired, robust
 from prefjax.theory import robust as theory
 from prefjax.theory.checker import check_gradient, check_identity, check_limit
+from tests.compiled import compile_losses
 from tests.losses import draws
+
+compile_losses(globals())
 
 
 def swapped(loss, **arrays):

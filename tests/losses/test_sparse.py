@@ -10,8 +10,11 @@ from prefjax.losses.preference import paired, sparse, tokenwise
 from prefjax.ops import sequences
 from prefjax.rewards import token_masks
 from prefjax.theory.checker import check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import log_sigmoid
+
+compile_losses(globals())
 
 SIDES = ("chosen", "rejected")
 

@@ -10,8 +10,11 @@ import pytest
 from prefjax.losses.preference import paired, stepwise, tokenwise
 from prefjax.theory.checker import check_identity
 from prefjax.transforms import edits
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import log_sigmoid
+
+compile_losses(globals())
 
 SIDES = ("chosen", "rejected")
 

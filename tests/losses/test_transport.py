@@ -10,7 +10,10 @@ import pytest
 
 from prefjax.losses.preference import paired, transport
 from prefjax.theory.checker import check_bound, check_identity
+from tests.compiled import compile_losses
 from tests.losses import draws
+
+compile_losses(globals())
 
 LOSSES = [transport.aot, transport.aot_unpaired]
 

@@ -9,9 +9,12 @@ import numpy as np
 from prefjax.losses.preference import lipo, listwise, paired, treelists
 from prefjax.theory.checker import check_identity
 from prefjax.weights import steps
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.test_lipo import lambda_loop
 from tests.losses.test_listwise import as_list
+
+compile_losses(globals())
 
 
 def solutions(rng):

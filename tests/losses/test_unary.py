@@ -11,8 +11,11 @@ from prefjax.losses.preference import paired, unary, unpaired
 from prefjax.theory import anchored as theory
 from prefjax.theory.checker import check_bound, check_identity
 from prefjax.weights import preference as weights
+from tests.compiled import compile_losses
 from tests.losses import draws
 from tests.losses.draws import sigmoid
+
+compile_losses(globals())
 
 
 def rewards(**arrays):
