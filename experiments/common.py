@@ -129,10 +129,12 @@ def finish(
 ) -> Any:
     """Evaluates the last run as its config says, prints the headline table and writes report.html; returns the data.
 
-    All processes of a run call it together: they share the evaluation, and the first one prints and writes.
+    All processes of a run call it together: they share the evaluation, and the first one prints and writes. Where it
+    cannot, all of them end with an error.
     """
     import jax
 
+    from prefjax import processes
     from prefjax.report import html
     from prefjax.report import run as reports
 
@@ -141,8 +143,12 @@ def finish(
     data = reports.report(
         runs, comparison=comparison, title=title, summary=summary, notes=notes, show_samples=show_samples, target=target
     )
-    if jax.process_index() == 0:
-        print(html.text_table(data.headline), flush=True)
-        html.write_report(path, data)
-        print(f"report: {path}", flush=True)
+
+    def write() -> None:
+        if jax.process_index() == 0:
+            html.write_report(path, data)
+            print(html.text_table(data.headline), flush=True)
+            print(f"report: {path}", flush=True)
+
+    processes.together(write)
     return data

@@ -28,10 +28,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from prefjax import leaves, manifest, meeting
+from prefjax import leaves, manifest, meeting, processes
 from prefjax.config import did_you_mean
 from prefjax.leaves import StructureMismatch, named_leaves
-from prefjax.online import processes
 from prefjax.rundir import plain
 
 log = logging.getLogger(__name__)

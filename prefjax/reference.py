@@ -21,12 +21,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from prefjax import leaves, mesh, rundir
+from prefjax import leaves, mesh, processes, rundir
 from prefjax.data import iterate, packing
 from prefjax.data.reference_store import CONTEXT, ReferenceStore, keys_of
 from prefjax.models import lora, placement
 from prefjax.models.decoder import LanguageModel
-from prefjax.online import processes
 from prefjax.views import language
 
 RECORD = "reference.json"

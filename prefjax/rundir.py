@@ -20,8 +20,8 @@ import numpy as np
 from ml_collections import ConfigDict, FieldReference
 
 import prefjax
+from prefjax import processes
 from prefjax.config import completed
-from prefjax.online import processes
 
 log = logging.getLogger(__name__)
 

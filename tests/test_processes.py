@@ -43,6 +43,7 @@ import json, pathlib, resource
 import jax, numpy as np
 from experiments import common
 from prefjax import loop, mesh, reference, rundir
+from prefjax.report import run as reports
 
 def refused(process, call):
     # what is raised where one process cannot write
@@ -64,11 +65,14 @@ def train():
     kernel = run.state.params["layers"]["mlp"]["up"]["kernel"]
     assert not kernel.is_fully_addressable and run.step == 3
     print("trained", flush=True)
-    stage, = common.finish({"dpo": run}, f"{folder}/report-{me}.html").stages
+    data = common.finish({"dpo": run}, f"{folder}/report-{me}.html")
+    stage, = data.stages
+    reports.report = lambda *_, **__: data
     other = f"{folder}/refused"
     said = [
         refused(1, lambda: reference.attach(run.dataset, run.model, other, lambda: run.state.params, grid=run.mesh)),
         refused(0, lambda: rundir.prepare(other, {"seed": 0})),
+        refused(0, lambda: common.finish({"dpo": run}, f"{folder}/refused.html")),
     ]
     found = [stage.margins.tolist(), stage.chosen_change.tolist(), sorted(stage.baselines), said]
     pathlib.Path(folder, f"found-{me}.json").write_text(json.dumps(found))
@@ -137,10 +141,11 @@ def test_two_processes_train_like_one_and_one_goes_on(tmp_path, capsys):
     assert out.count("pair accuracy") == capsys.readouterr().out.count("pair accuracy") == 1
     assert [path.name for path in sorted(shared.glob("report*"))] == ["report-0.html", "report.html"]
 
-    # One that could not write stopped both: the second its part of a store, the first the record of a run
+    # One that could not write stopped both: the second its part of a store, the first the record and report of a run
+    failing = (1, 0, 0)
     for process, said in enumerate(found[process][3] for process in (0, 1)):
-        assert all("File too large" in text for text in said), said
-        assert [f"in process {1 - i}" in said[i] for i in (0, 1)] == [process == 0, process == 1]
+        for index, text in zip(failing, said, strict=True):
+            assert "File too large" in text and (f"in process {index}" in text) == (process != index)
 
     loop.fit(scope["config"](shared), shared)
     alone, both = losses(single), losses(shared)

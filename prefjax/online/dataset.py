@@ -20,11 +20,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from prefjax import processes
 from prefjax.data import iterate, packing, pipeline
 from prefjax.data.packing import Batch
 from prefjax.generate import language
 from prefjax.objective import call
-from prefjax.online import advantages, batches, processes, rollouts, samplers, scorers, select
+from prefjax.online import advantages, batches, rollouts, samplers, scorers, select
 from prefjax.online.rollouts import Answers, Policy, Rollout
 from prefjax.online.scorers import Failure
 from prefjax.ops.masked import Mean

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from prefjax import processes
 from prefjax.data.gold import evaluate
 from prefjax.data.gold import reward as gold_world
-from prefjax.online import models, processes
+from prefjax.online import models
 from prefjax.online.rollouts import Rollout, texts_of
 from prefjax.rewards import density_ratio as ratios
 from prefjax.rewards import followup as followups

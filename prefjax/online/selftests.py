@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from prefjax import processes
 from prefjax.data.gold import tasks, vocab
-from prefjax.online import isolated, processes, rollouts
+from prefjax.online import isolated, rollouts
 from prefjax.online.rollouts import Answers, Policy, Rollout
 from prefjax.transforms import execution
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from configs.online import algorithms
-from prefjax import loop
+from prefjax import loop, processes
 from prefjax.config import ref
 from prefjax.generate import language
 from prefjax.models import decoder
 from prefjax.online import dataset as online
-from prefjax.online import processes, rollouts, samplers, scorers
+from prefjax.online import rollouts, samplers, scorers
 from tests import forks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""What several processes must know of one another in a round: whose numbers count, and whether one of them failed."""
+"""What several processes must know of one another: whose numbers count, and whether one of them failed."""
 
 from __future__ import annotations
 
