@@ -13,6 +13,7 @@ import pytest
 from configs import base
 from prefjax import loop, recipe, train
 from prefjax.config import build, ref
+from prefjax.data import iterate
 from tests import toy
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -28,6 +29,14 @@ def module(name: str):
 def test_docstring_holds_the_launch_line(name):
     assert f"--config={name}.py" in module(name).__doc__
     assert "runlocal" in module(name).__doc__
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_order():
+    """All configs see as few examples in one order, epoch by epoch; of so few, each takes long to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(iterate, "index_shuffle", functools.cache(iterate.index_shuffle))
+        yield
 
 
 @functools.cache
