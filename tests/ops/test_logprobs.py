@@ -246,11 +246,13 @@ def test_rows_equal_their_tokens_and_skip_chunks(rows, length, chunk):
     weight = np.cos(np.arange(rows * length)).reshape(rows, length)
 
     def ours(h, k):
-        return jnp.sum(weight * row_logps(h, k, targets, where, chunk=chunk))
+        found = logprobs.row_stats(h, k, targets, where, chunk=chunk, stats=("entropy",))
+        return jnp.sum(weight * (found["logps"] + found["entropy"] ** 2))
 
     def oracle(h, k):
-        logps = plain(h.reshape(-1, D), k, None, None, targets.ravel())["logps"].reshape(rows, length)
-        return jnp.sum(weight * jnp.where(where, logps, 0))
+        found = plain(h.reshape(-1, D), k, None, None, targets.ravel())
+        values = (found["logps"] + found["entropy"] ** 2).reshape(rows, length)
+        return jnp.sum(weight * jnp.where(where, values, 0))
 
     pairs = zip(
         *(jax.tree.leaves(jit(jax.value_and_grad(f, (0, 1)))(hidden, kernel)) for f in (ours, oracle)), strict=True

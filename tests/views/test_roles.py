@@ -10,11 +10,12 @@ import pytest
 from prefjax import train
 from prefjax.data import derive, packing
 from prefjax.models.decoder import decoder
+from prefjax.objective import call
 from prefjax.ops import sequences
 from prefjax.ops.masked import Mean
 from prefjax.ops.token_kls import token_kls
 from prefjax.rewards import token_masks
-from prefjax.views import judges, language, layout, learned
+from prefjax.views import judges, language, layout, learned, tokens
 
 KEY = jax.random.key(0)
 X, W, L = np.array([1, 5, 6]), np.array([7, 8, 2]), np.array([7, 9, 10, 2])
@@ -100,6 +101,17 @@ def test_prompts_and_contexts_have_log_probs(model, params, alone):
         np.testing.assert_allclose(named["rejected_logps"][0], alone([1, 4], [11, 2]), atol=2e-5)
     plain = read(language.pairs, wanted, params, {}, batch_of(example(X, W, L)), model=model)
     np.testing.assert_allclose(plain["chosen_prompt_logps"][0], alone(X[:1], X[1:]), atol=2e-5)
+
+
+def test_one_pass_serves_responses_and_prompts(model, params, monkeypatch):
+    passes, states = [], tokens.row_states
+    monkeypatch.setattr(tokens, "row_states", lambda *args: passes.append(len(args)) or states(*args))
+    named = language.pairs(params, {}, batch_of(example(X, W, L)), jax.random.key(0), model=model)
+    call(lambda chosen_logps, chosen_prompt_logps: chosen_logps + chosen_prompt_logps, named)
+    assert passes == [3]  # of all tokens, though the responses' log-probs are the first argument
+    named = language.pairs(params, {}, batch_of(example(X, W, L)), jax.random.key(0), model=model)
+    call(lambda chosen_logps, rejected_logps: chosen_logps - rejected_logps, named)
+    assert passes == [3, 4]  # of what predicts the responses
 
 
 def test_token_kls_in_chunks_are_exact():
