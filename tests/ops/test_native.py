@@ -3,7 +3,10 @@
 import functools
 import logging
 import os
+import pathlib
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -72,9 +75,7 @@ def test_attention_of_fewer_queries_than_keys_and_of_one_that_sees_nothing():
     assert all(np.isfinite(g).all() for g in grads)
 
 
-@pytest.mark.parametrize("kept", [0, 3, 100])
-def test_log_probs_are_those_of_the_plain_form(kept, monkeypatch):
-    monkeypatch.setattr(head, "KEPT", kept)  # no logits, those of some tokens, all of them
+def test_log_probs_are_those_of_the_plain_form():
     tokens, size, vocab = 230, 40, 515
     hidden, kernel = normal(0, tokens, size), normal(1, size, vocab)
     targets = jax.random.randint(jax.random.key(2), (tokens,), 0, vocab)
@@ -323,3 +324,36 @@ def test_no_token_asked_for():
     grads = jnp.ones(6), jnp.ones(6)
     out = pulled(lambda h, k: head.logps(h, k, jnp.arange(6), nothing), grads, normal(0, 6, 4), normal(1, 4, 9))
     assert all((x == 0).all() for x in jax.tree.leaves(out))
+
+
+SCORED = """
+import sys
+
+import numpy as np
+
+from prefjax.ops.native import head, library
+
+assert library.load("head")
+draw = np.random.default_rng(0)
+hidden, kernel = draw.normal(size=(300, 200)).astype("f"), draw.normal(size=(200, 700)).astype("f")
+lse = head.logps(hidden, kernel, np.arange(300), np.ones(300, bool))[1]
+np.savez(sys.argv[1], lse=lse, hidden=hidden, kernel=kernel)
+"""
+
+
+def test_tiles_of_bfloat16_are_as_accurate_as_float32(tmp_path):
+    found = {}
+    for wanted in "01":
+        file = tmp_path / f"{wanted}.npz"
+        environment = {**os.environ, "PREFJAX_TILES": wanted, "JAX_PLATFORMS": "cpu"}
+        subprocess.run([sys.executable, "-c", SCORED, file], check=True, env=environment)
+        found[wanted] = np.load(file)
+    hidden, kernel = (found["0"][name].astype(np.float64) for name in ("hidden", "kernel"))
+    logits = hidden @ kernel
+    top = logits.max(1)
+    exact = top + np.log(np.exp(logits - top[:, None]).sum(1))
+    vectors, tiles = (np.abs(found[wanted]["lse"] - exact).max() for wanted in "01")
+    assert tiles <= 1.5 * vectors < 5e-5
+    cpu = pathlib.Path("/proc/cpuinfo")
+    if cpu.is_file() and {"amx_bf16", "amx_tile", "avx512bw"} <= set(cpu.read_text().split()):
+        assert (found["0"]["lse"] != found["1"]["lse"]).any()  # the tiles were at work

@@ -124,8 +124,9 @@ inline void to_keys(const Shape& s, const float* weights, const float* x, int64_
 inline void attend(xla::ffi::ThreadPool& pool, const Shape& s, const std::vector<Runs>& runs, const bool* mask,
                    float scale, const float* q, const float* k, const float* v, float* out, float* lse) {
   parallel(pool, s.batch * s.groups, [&](int64_t item) {
-    static thread_local Scratch scratch;
-    float* keys = scratch.of(2 * s.width() * s.padded() + 2 * ROWS * (s.width() + s.padded()));
+    static Scratch scratch;
+    const auto held = scratch.of(2 * s.width() * s.padded() + 2 * ROWS * (s.width() + s.padded()));
+    float* keys = held.get();
     float* values = keys + s.width() * s.padded();
     float* queries = values + s.width() * s.padded();
     float* found = queries + ROWS * s.padded();
@@ -171,9 +172,10 @@ inline void attend_grads(xla::ffi::ThreadPool& pool, const Shape& s, const std::
                          float scale, const float* q, const float* k, const float* v, const float* out,
                          const float* lse, const float* grad, float* in_q, float* in_k, float* in_v) {
   parallel(pool, s.batch * s.groups, [&](int64_t item) {
-    static thread_local Scratch scratch;
+    static Scratch scratch;
     const int64_t of_keys = s.width() * s.padded();
-    float* keys = scratch.of(5 * of_keys + 3 * ROWS * (s.width() + s.padded()));
+    const auto held = scratch.of(5 * of_keys + 3 * ROWS * (s.width() + s.padded()));
+    float* keys = held.get();
     float *values = keys + of_keys, *rows_of_keys = values + of_keys, *to_k = rows_of_keys + of_keys;
     float *to_v = to_k + of_keys, *queries = to_v + of_keys, *grads = queries + ROWS * s.padded();
     float *found = grads + ROWS * s.padded(), *weights = found + ROWS * s.padded();

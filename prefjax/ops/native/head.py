@@ -7,17 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-KEPT = 16  # logits that the backward pass need not make again, as a multiple of the head's weights: D tokens' each
-MOST = 2**28  # and at most so many (of 4 bytes)
-
 
 @jax.custom_vjp
 def logps(hidden: jax.Array, kernel: jax.Array, targets: jax.Array, where: jax.Array) -> tuple[jax.Array, jax.Array]:
     """log softmax(hidden kernel)[target] of each token, and the log-sum-exp of its logits; reverse mode only.
 
-    The vocabulary is cut in blocks that fit the cache. For the backward pass the logits of the first tokens are kept,
-    of `KEPT` times D tokens at most; the others never go to memory and are made again. Tokens not asked for, and in the
-    backward pass those without a gradient, cost nothing.
+    The vocabulary is cut in blocks that fit the cache; logits never go to memory, and the backward pass makes them
+    again. Tokens not asked for, and in the backward pass those without a gradient, cost nothing.
 
     Args:
       hidden: [N, D] float32; kernel: [D, V] float32; targets: [N] int32 in 0 .. V-1; where: [N] bool.
@@ -25,18 +21,15 @@ def logps(hidden: jax.Array, kernel: jax.Array, targets: jax.Array, where: jax.A
     Returns:
       ([N], [N]) float32 in nats, 0 where `where` is False.
     """
-    return _call(hidden, kernel, targets, where, kept=0)[:2]
-
-
-def _call(hidden, kernel, targets, where, *, kept: int) -> Any:
-    like = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (targets.shape, targets.shape, (kept,)))
-    return jax.ffi.ffi_call("prefjax_head", like, vmap_method="sequential")(hidden, kernel, targets, where)
+    like = jax.ShapeDtypeStruct(targets.shape, jnp.float32)
+    call = jax.ffi.ffi_call("prefjax_head", (like, like), vmap_method="sequential")
+    found, lse = call(hidden, kernel, targets, where)
+    return found, lse
 
 
 def _forward(hidden, kernel, targets, where) -> tuple[Any, Any]:
-    wanted = targets.size * (kernel.shape[1] + 256)  # the last block of columns, at most 256, is padded
-    found, lse, logits = _call(hidden, kernel, targets, where, kept=min(wanted, MOST, KEPT * kernel.size))
-    return (found, lse), (hidden, kernel, targets, where, lse, logits)
+    found, lse = logps(hidden, kernel, targets, where)
+    return (found, lse), (hidden, kernel, targets, where, lse)
 
 
 def _backward(saved: Any, grads: Any) -> tuple[Any, ...]:

@@ -18,7 +18,6 @@ namespace {
 using layers::Shape;
 using layers::Tokens;
 using layers::Weights;
-constexpr int64_t ROWS = mlp::ROWS;
 
 struct Inputs {
   Floats norm, q, k, v, o, mlp_norm, gate, up, down;  // each [layers, ...]
@@ -60,26 +59,26 @@ struct Kept {
   float *mid, *q, *k, *v, *mixed, *lse, *products;
 };
 
-// Panels of the projections and of the MLP, and the norms' factors
+// The projections and the MLP, and the norms' factors
 struct Packed {
   float *q, *k, *v, *o, *inner, *norm, *mlp_norm;
   static int64_t size(const Shape& s, const mlp::Shape& m) {
-    return s.dim * (padded(s.queries()) + 2 * padded(s.keys())) + s.queries() * s.wide() + m.blocks() * 3 * m.matrix() +
-           2 * s.wide();
+    return packed_size(s.queries(), s.dim) + 2 * packed_size(s.keys(), s.dim) + packed_size(s.dim, s.queries()) +
+           m.blocks() * m.packed() + 2 * s.wide();
   }
   Packed(const Shape& s, const mlp::Shape& m, float* room) {
-    q = room, k = q + s.dim * padded(s.queries()), v = k + s.dim * padded(s.keys());
-    o = v + s.dim * padded(s.keys()), inner = o + s.queries() * s.wide(), norm = inner + m.blocks() * 3 * m.matrix();
-    mlp_norm = norm + s.wide();
+    q = room, k = q + packed_size(s.queries(), s.dim), v = k + packed_size(s.keys(), s.dim);
+    o = v + packed_size(s.keys(), s.dim), inner = o + packed_size(s.dim, s.queries());
+    norm = inner + m.blocks() * m.packed(), mlp_norm = norm + s.wide();
   }
   void fill(ffi::ThreadPool& pool, const Shape& s, const mlp::Shape& m, const Weights& w) {
     parallel(pool, m.blocks() + 3, [&](int64_t piece) {
       if (piece >= 3) return mlp::pack_block(m, w.inner, piece - 3, inner);
-      if (piece == 0) pack(w.q, s.queries(), s.dim, s.queries(), q);
-      if (piece == 1) pack(w.o, s.dim, s.queries(), s.dim, o);
+      if (piece == 0) packed(w.q, s.queries(), s.dim, s.queries(), q);
+      if (piece == 1) packed(w.o, s.dim, s.queries(), s.dim, o);
       if (piece != 2) return;
-      pack(w.k, s.keys(), s.dim, s.keys(), k);
-      pack(w.v, s.keys(), s.dim, s.keys(), v);
+      packed(w.k, s.keys(), s.dim, s.keys(), k);
+      packed(w.v, s.keys(), s.dim, s.keys(), v);
       layers::factors(s, w.norm, norm);
       layers::factors(s, w.mlp_norm, mlp_norm);
     });
@@ -92,21 +91,23 @@ void zero(float* x, const bool* real, int64_t n, int64_t size) {
 }
 
 // Norm, projections and rotation of one block of tokens
-void project(const Shape& s, const Inputs& in, const Tokens& tokens, const Packed& packed, const float* x,
+void project(const Shape& s, const Inputs& in, const Tokens& tokens, const Packed& ready, const float* x,
              int64_t block, const Kept& to) {
-  static thread_local Scratch scratch;
+  static Scratch scratch;
   const int64_t width_q = padded(s.queries()) + GAP, width_k = padded(s.keys()) + GAP;
-  float* states = scratch.of(ROWS * (s.stride() + width_q + 2 * width_k));
-  float *q = states + ROWS * s.stride(), *k = q + ROWS * width_q, *v = k + ROWS * width_k;
+  const auto held = scratch.of(s.operand() + ROWS * (s.stride() + width_q + 2 * width_k));
+  float* room = held.get();
+  float *states = room + s.operand(), *q = states + ROWS * s.stride(), *k = q + ROWS * width_q, *v = k + ROWS * width_k;
   const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first;
   for (int64_t i = 0; i < rows; ++i) {
     float* row = states + i * s.stride();
     widen(x + tokens.at[first + i] * s.dim, s.dim, s.stride(), row);
-    layers::norm(s, row, packed.norm, row);
+    layers::norm(s, row, ready.norm, row);
   }
-  product(states, s.stride(), 1, packed.q, s.dim * NR, NR, rows, panels_of(s.queries()), s.dim, q, width_q, false);
-  product(states, s.stride(), 1, packed.k, s.dim * NR, NR, rows, panels_of(s.keys()), s.dim, k, width_k, false);
-  product(states, s.stride(), 1, packed.v, s.dim * NR, NR, rows, panels_of(s.keys()), s.dim, v, width_k, false);
+  const Operand here = left(states, s.stride(), rows, s.dim, room);
+  multiply(here, packed(ready.q, s.dim), rows, s.queries(), s.dim, q, width_q, false);
+  multiply(here, packed(ready.k, s.dim), rows, s.keys(), s.dim, k, width_k, false);
+  multiply(here, packed(ready.v, s.dim), rows, s.keys(), s.dim, v, width_k, false);
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t token = tokens.at[first + i], at = in.angles(s, token);
     layers::rotate(s, s.heads, in.cos.typed_data() + at, in.sin.typed_data() + at, 1, q + i * width_q);
@@ -118,24 +119,27 @@ void project(const Shape& s, const Inputs& in, const Tokens& tokens, const Packe
 }
 
 // What comes after attention, of one block of tokens: its projection, and the MLP
-void finish(const Shape& s, const mlp::Shape& m, const Tokens& tokens, const Packed& packed, const float* x,
+void finish(const Shape& s, const mlp::Shape& m, const Tokens& tokens, const Packed& ready, const float* x,
             int64_t block, const Kept& kept, float* out) {
-  static thread_local Scratch scratch;
+  static Scratch scratch;
   const int64_t width = padded(s.queries()) + GAP;
-  float* states = scratch.of(ROWS * (s.stride() + width + 2 * s.wide()));
-  float *mixed = states + ROWS * s.stride(), *mid = mixed + ROWS * width, *found = mid + ROWS * s.wide();
+  const auto held = scratch.of(s.operand() + ROWS * (s.stride() + width + 2 * s.wide()));
+  float* room = held.get();
+  float *states = room + s.operand(), *mixed = states + ROWS * s.stride(), *mid = mixed + ROWS * width;
+  float* found = mid + ROWS * s.wide();
   const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first;
   for (int64_t i = 0; i < rows; ++i) {
     const int64_t token = tokens.at[first + i];
     widen(kept.mixed + token * s.queries(), s.queries(), width, mixed + i * width);
     widen(x + token * s.dim, s.dim, s.wide(), mid + i * s.wide());
   }
-  product(mixed, width, 1, packed.o, s.queries() * NR, NR, rows, s.wide() / NR, s.queries(), mid, s.wide(), true);
+  multiply(left(mixed, width, rows, s.queries(), room), packed(ready.o, s.queries()), rows, s.dim, s.queries(), mid,
+           s.wide(), true);
   for (int64_t i = 0; i < rows; ++i) {
-    layers::norm(s, mid + i * s.wide(), packed.mlp_norm, states + i * s.stride());
+    layers::norm(s, mid + i * s.wide(), ready.mlp_norm, states + i * s.stride());
     if (kept.mid) std::copy_n(mid + i * s.wide(), s.dim, kept.mid + tokens.at[first + i] * s.dim);
   }
-  mlp::forward(m, packed.inner, states, first, rows, found, kept.products);
+  mlp::forward(m, ready.inner, states, first, rows, found, kept.products);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t d = 0; d < s.dim; ++d)
       out[tokens.at[first + i] * s.dim + d] = mid[i * s.wide() + d] + found[i * s.wide() + d];
@@ -153,9 +157,10 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats
   const auto runs = in.visible(pool, mixing, tokens), last_runs = in.visible(pool, mixing, asked);
   const bool keep = mids->element_count() > 0;
   const int64_t n = s.all();
-  static thread_local Scratch shared;
-  float* room = shared.of(Packed::size(s, m) + (keep ? 0 : n * (2 * s.queries() + 2 * s.keys() + s.heads)));
-  Packed packed(s, m, room);
+  static Scratch shared;
+  const auto held = shared.of(Packed::size(s, m) + (keep ? 0 : n * (2 * s.queries() + 2 * s.keys() + s.heads)));
+  float* room = held.get();
+  Packed ready(s, m, room);
   room += Packed::size(s, m);
   for (int64_t l = 0; l < s.layers; ++l) {
     Kept here{};
@@ -171,8 +176,8 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats
     const bool last = l == s.layers - 1;
     const float* from = l == 0 ? x.typed_data() : keep ? xs->typed_data() + (l - 1) * n * s.dim : out->typed_data();
     float* to = last || !keep ? out->typed_data() : xs->typed_data() + l * n * s.dim;
-    packed.fill(pool, s, m, in.at(s, l));
-    parallel(pool, tokens.blocks(), [&](int64_t block) { project(s, in, tokens, packed, from, block, here); });
+    ready.fill(pool, s, m, in.at(s, l));
+    parallel(pool, tokens.blocks(), [&](int64_t block) { project(s, in, tokens, ready, from, block, here); });
     zero(here.q, real.typed_data(), n, s.queries());
     zero(here.k, real.typed_data(), n, s.keys());
     zero(here.v, real.typed_data(), n, s.keys());
@@ -180,7 +185,7 @@ ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats
                       here.mixed, here.lse);
     const Tokens& wanted = last ? asked : tokens;
     parallel(pool, wanted.blocks(), [&](int64_t block) {
-      finish(s, last ? of_asked : m, wanted, packed, from, block, here, to);
+      finish(s, last ? of_asked : m, wanted, ready, from, block, here, to);
     });
   }
   zero(out->typed_data(), real.typed_data(), n, s.dim);
@@ -208,21 +213,22 @@ void reduce(const std::vector<Sums>& sums, int64_t lanes, float* Sums::*of, int6
     for (int64_t c = 0; c < columns; ++c) out[r * columns + c] += (sums[lane].*of)[r * width + c];
 }
 
-// Transposes of the projections, in panels
+// Transposes of the projections
 struct Back {
   float *q, *k, *v, *o;
   static int64_t size(const Shape& s) {
-    return s.wide() * (s.queries() + 2 * s.keys()) + s.dim * padded(s.queries());
+    return packed_size(s.dim, s.queries()) + 2 * packed_size(s.dim, s.keys()) + packed_size(s.queries(), s.dim);
   }
   Back(const Shape& s, float* room) {
-    q = room, k = q + s.wide() * s.queries(), v = k + s.wide() * s.keys(), o = v + s.wide() * s.keys();
+    q = room, k = q + packed_size(s.dim, s.queries()), v = k + packed_size(s.dim, s.keys());
+    o = v + packed_size(s.dim, s.keys());
   }
   void fill(ffi::ThreadPool& pool, const Shape& s, const Weights& w) {
     parallel(pool, 4, [&](int64_t piece) {
-      if (piece == 0) pack_transposed(w.q, s.queries(), s.dim, s.queries(), q);
-      if (piece == 1) pack_transposed(w.o, s.dim, s.queries(), s.dim, o);
-      if (piece == 2) pack_transposed(w.k, s.keys(), s.dim, s.keys(), k);
-      if (piece == 3) pack_transposed(w.v, s.keys(), s.dim, s.keys(), v);
+      if (piece == 0) packed_transposed(w.q, s.queries(), s.dim, s.queries(), q);
+      if (piece == 1) packed_transposed(w.o, s.dim, s.queries(), s.dim, o);
+      if (piece == 2) packed_transposed(w.k, s.keys(), s.dim, s.keys(), k);
+      if (piece == 3) packed_transposed(w.v, s.keys(), s.dim, s.keys(), v);
     });
   }
 };
@@ -232,9 +238,11 @@ struct Back {
 void to_attention(const Shape& s, const Tokens& tokens, const Back& back, const Kept& kept, const float* factor,
                   const float* of_mlp, int64_t mlp_lanes, int64_t block, float* grads, float* in_mixed, bool add,
                   const Sums& sums) {
-  static thread_local Scratch scratch;
+  static Scratch scratch;
   const int64_t width = padded(s.queries()) + GAP;
-  float* mixed = scratch.of(ROWS * 2 * width + 2 * s.wide());
+  const auto held = scratch.of(2 * s.operand() + ROWS * 2 * width + 2 * s.wide());
+  float* room = held.get();
+  float *other = room + s.operand(), *mixed = other + s.operand();
   float *found = mixed + ROWS * width, *mid = found + ROWS * width, *grad = mid + s.wide();
   const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first, n = tokens.count();
   for (int64_t i = 0; i < rows; ++i) {
@@ -247,18 +255,22 @@ void to_attention(const Shape& s, const Tokens& tokens, const Back& back, const 
     widen(kept.mixed + token * s.queries(), s.queries(), width, mixed + i * width);
   }
   const float* here = grads + first * s.stride();
-  product(here, s.stride(), 1, back.o, s.dim * NR, NR, rows, panels_of(s.queries()), s.dim, found, width, false);
+  multiply(left(here, s.stride(), rows, s.dim, room), packed(back.o, s.dim), rows, s.queries(), s.dim, found, width,
+           false);
   for (int64_t i = 0; i < rows; ++i)
     std::copy_n(found + i * width, s.queries(), in_mixed + tokens.at[first + i] * s.queries());
-  product(mixed, 1, width, here, NR, s.stride(), s.queries(), s.wide() / NR, rows, sums.o, s.wide(), add);
+  multiply(left_transposed(mixed, width, rows, s.queries(), room), right(here, s.stride(), rows, s.dim, other),
+           s.queries(), s.dim, rows, sums.o, s.wide(), add);
 }
 
 // Back through the projections, of one block: `grads` becomes the gradient in the layer's input
 void to_input(const Shape& s, const Inputs& in, const Tokens& tokens, const Back& back, const float* x,
               const float* factor, const Kept& inner, int64_t block, float* grads, bool add, const Sums& sums) {
-  static thread_local Scratch scratch;
+  static Scratch scratch;
   const int64_t width_q = padded(s.queries()) + GAP, width_k = padded(s.keys()) + GAP;
-  float* own = scratch.of(ROWS * (3 * s.stride() + width_q + 2 * width_k));
+  const auto held = scratch.of(2 * s.operand() + ROWS * (3 * s.stride() + width_q + 2 * width_k));
+  float* room = held.get();
+  float *other = room + s.operand(), *own = other + s.operand();
   float *states = own + ROWS * s.stride(), *found = states + ROWS * s.stride(), *q = found + ROWS * s.stride();
   float *k = q + ROWS * width_q, *v = k + ROWS * width_k;
   const int64_t first = tokens.first(block), rows = tokens.first(block + 1) - first;
@@ -272,17 +284,22 @@ void to_input(const Shape& s, const Inputs& in, const Tokens& tokens, const Back
     layers::rotate(s, s.heads, in.cos.typed_data() + at, in.sin.typed_data() + at, -1, q + i * width_q);
     layers::rotate(s, s.groups, in.cos.typed_data() + at, in.sin.typed_data() + at, -1, k + i * width_k);
   }
-  const int64_t panels = s.wide() / NR;
-  product(q, width_q, 1, back.q, s.queries() * NR, NR, rows, panels, s.queries(), found, s.stride(), false);
-  product(k, width_k, 1, back.k, s.keys() * NR, NR, rows, panels, s.keys(), found, s.stride(), true);
-  product(v, width_k, 1, back.v, s.keys() * NR, NR, rows, panels, s.keys(), found, s.stride(), true);
+  const auto add_to_found = [&](const float* x, int64_t width, int64_t size, const float* weights) {
+    multiply(left(x, width, rows, size, room), packed(weights, size), rows, s.dim, size, found, s.stride(), x != q);
+  };
+  add_to_found(q, width_q, s.queries(), back.q);
+  add_to_found(k, width_k, s.keys(), back.k);
+  add_to_found(v, width_k, s.keys(), back.v);
   for (int64_t i = 0; i < rows; ++i)
     layers::norm_grads(s, own + i * s.stride(), factor, found + i * s.stride(), grads + (first + i) * s.stride(),
                        sums.norm);
-  const int64_t wide_q = padded(s.queries()), wide_k = padded(s.keys());
-  product(states, 1, s.stride(), q, NR, width_q, s.dim, wide_q / NR, rows, sums.q, wide_q, add);
-  product(states, 1, s.stride(), k, NR, width_k, s.dim, wide_k / NR, rows, sums.k, wide_k, add);
-  product(states, 1, s.stride(), v, NR, width_k, s.dim, wide_k / NR, rows, sums.v, wide_k, add);
+  const Operand turned = left_transposed(states, s.stride(), rows, s.dim, room);
+  const auto add_to = [&](float* total, const float* x, int64_t width, int64_t size) {
+    multiply(turned, right(x, width, rows, size, other), s.dim, size, rows, total, padded(size), add);
+  };
+  add_to(sums.q, q, width_q, s.queries());
+  add_to(sums.k, k, width_k, s.keys());
+  add_to(sums.v, v, width_k, s.keys());
 }
 
 ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Floats k, Floats v, Floats o,
@@ -306,9 +323,10 @@ ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Float
   const mlp::Shape m(some, s.dim, s.inner, n);
   const int64_t mlp_lanes = mlp::lanes_of(pool, m);
   const int64_t most = std::max<int64_t>(1, std::min<int64_t>({16, 2 * pool.num_threads(), blocks}));
-  static thread_local Scratch shared;
-  float* room = shared.of(some * (3 * s.stride() + mlp_lanes * s.wide()) + n * (2 * s.queries() + 2 * s.keys()) +
+  static Scratch shared;
+  const auto held = shared.of(some * (3 * s.stride() + mlp_lanes * s.wide()) + n * (2 * s.queries() + 2 * s.keys()) +
                           most * Sums::size(s) + Back::size(s) + 2 * s.wide());
+  float* room = held.get();
   const auto take = [&](int64_t floats) { return std::exchange(room, room + floats); };
   float *grads = take(some * s.stride()), *late_grads = take(some * s.stride()), *states = take(some * s.stride());
   float *of_mlp = take(mlp_lanes * some * s.wide()), *in_mixed = take(n * s.queries());

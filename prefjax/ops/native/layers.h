@@ -17,6 +17,7 @@ struct Shape {
   int64_t stride() const { return wide() + GAP; }
   int64_t queries() const { return heads * head; }
   int64_t keys() const { return groups * head; }
+  int64_t operand() const { return operand_size(ROWS, std::max({dim, queries(), keys()})); }  // of a block of tokens
   attention::Shape mixing(int64_t masks) const { return {rows, groups, heads / groups, length, length, head, masks}; }
 };
 
@@ -42,7 +43,7 @@ struct Tokens {
     return out;
   }
   int64_t count() const { return at.size(); }
-  int64_t blocks() const { return (count() + mlp::ROWS - 1) / mlp::ROWS; }
+  int64_t blocks() const { return ::count(count()); }
   int64_t first(int64_t block) const { return block * count() / std::max<int64_t>(1, blocks()); }
 };
 

@@ -15,16 +15,18 @@ int64_t same(int64_t i) { return i; }
 
 ffi::Error Forward(ffi::ThreadPool pool, Floats x, Floats gate, Floats up, Floats down, Result out, Result kept) {
   const auto s = shape_of(x, gate);
-  static thread_local Scratch shared;
-  float* packed = shared.of(s.blocks() * 3 * s.matrix());
+  static Scratch shared;
+  const auto held = shared.of(s.blocks() * s.packed());
+  float* packed = held.get();
   parallel(pool, s.blocks(), [&](int64_t block) {
     mlp::pack_block(s, {gate.typed_data(), up.typed_data(), down.typed_data()}, block, packed);
   });
-  parallel(pool, (s.tokens + mlp::ROWS - 1) / mlp::ROWS, [&](int64_t block) {
-    static thread_local Scratch scratch;
-    float* states = scratch.of(mlp::ROWS * (s.stride() + s.wide()));
-    float* found = states + mlp::ROWS * s.stride();
-    const int64_t first = block * mlp::ROWS, rows = std::min(mlp::ROWS, s.tokens - first);
+  parallel(pool, count(s.tokens), [&](int64_t block) {
+    static Scratch scratch;
+    const auto held = scratch.of(ROWS * (s.stride() + s.wide()));
+    float* states = held.get();
+    float* found = states + ROWS * s.stride();
+    const int64_t first = block * ROWS, rows = rows_of(s.tokens, block);
     for (int64_t i = 0; i < rows; ++i)
       widen(x.typed_data() + (first + i) * s.dim, s.dim, s.stride(), states + i * s.stride());
     mlp::forward(s, packed, states, first, rows, found, kept->element_count() ? kept->typed_data() : nullptr);
@@ -38,8 +40,9 @@ ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats gate, Floats up, Floa
                     Result in_x, Result in_gate, Result in_up, Result in_down) {
   const auto s = shape_of(x, gate);
   const int64_t n = s.tokens, lanes = mlp::lanes_of(pool, s);
-  static thread_local Scratch shared;
-  float* states = shared.of(2 * n * s.stride() + lanes * n * s.wide());
+  static Scratch shared;
+  const auto held = shared.of(2 * n * s.stride() + lanes * n * s.wide());
+  float* states = held.get();
   float *grads = states + n * s.stride(), *sums = grads + n * s.stride();
   spread(pool, x.typed_data(), n, s.dim, s.stride(), states, same);
   spread(pool, grad.typed_data(), n, s.dim, s.stride(), grads, same);

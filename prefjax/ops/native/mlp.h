@@ -7,13 +7,10 @@
 #include <numeric>
 #include <vector>
 
-#include "gemm.h"
-#include "pack.h"
+#include "matrix.h"
 #include "parallel.h"
 
 namespace mlp {
-
-constexpr int64_t ROWS = 8 * MR;  // tokens of a block
 
 struct Shape {
   int64_t tokens, dim, inner, room, columns;  // `columns` of the wide layer to a block: at most 256 KiB of each matrix
@@ -26,7 +23,11 @@ struct Shape {
   int64_t wide() const { return padded(dim); }
   int64_t stride() const { return wide() + GAP; }  // of a token
   int64_t width() const { return columns + GAP; }  // of a token in the wide layer
-  int64_t matrix() const { return columns * wide(); }
+  int64_t into() const { return packed_size(columns, dim); }   // floats of a block of gate or up
+  int64_t out_of() const { return packed_size(dim, columns); }  // and of down
+  int64_t packed() const { return 2 * into() + out_of(); }
+  int64_t operand() const { return operand_size(ROWS, dim); }      // of a block of tokens
+  int64_t inner_operand() const { return operand_size(ROWS, columns); }
   // Kept products stand as [blocks, 2, room, columns], gate's before up's, in room for that many tokens
   int64_t kept_size() const { return blocks() * 2 * room * columns; }
   int64_t kept(int64_t block, int64_t token) const { return (block * 2 * room + token) * columns; }
@@ -36,38 +37,41 @@ struct Weights { const float *gate, *up, *down; };  // [dim, inner] twice, [inne
 
 inline vec sigmoid(vec x) { return 1.0f / (1.0f + exponential(-larger(x, all(-87.0f)))); }
 
-// All weights as `forward` reads them, blocks() * 3 * matrix() floats; piece `block` of blocks()
+// All weights as `forward` reads them, blocks() * packed() floats; piece `block` of blocks()
 inline void pack_block(const Shape& s, const Weights& w, int64_t block, float* packed) {
   const int64_t size = s.size(block), first = block * s.columns;
-  float* to = packed + 3 * block * s.matrix();
-  pack(w.gate + first, s.inner, s.dim, size, to);
-  pack(w.up + first, s.inner, s.dim, size, to + s.matrix());
-  pack(w.down + first * s.dim, s.dim, size, s.dim, to + 2 * s.matrix());
+  float* to = packed + block * s.packed();
+  ::packed(w.gate + first, s.inner, s.dim, size, to);
+  ::packed(w.up + first, s.inner, s.dim, size, to + s.into());
+  ::packed(w.down + first * s.dim, s.dim, size, s.dim, to + 2 * s.into());
 }
 
 // out [rows, wide] of tokens first .. first + rows - 1, whose states [rows, stride] are x; `kept` may be null
 inline void forward(const Shape& s, const float* packed, const float* x, int64_t first, int64_t rows, float* out,
                     float* kept) {
-  static thread_local Scratch scratch;
-  float* hidden = scratch.of(3 * ROWS * s.width());
+  static Scratch scratch;
+  const auto held = scratch.of(s.operand() + s.inner_operand() + 3 * ROWS * s.width());
+  float* room = held.get();
+  float *inner_room = room + s.operand(), *hidden = inner_room + s.inner_operand();
   float *g = hidden + ROWS * s.width(), *u = g + ROWS * s.width();
   int64_t width = s.width();
+  const Operand states = left(x, s.stride(), rows, s.dim, room);
   for (int64_t block = 0; block < s.blocks(); ++block) {
-    const int64_t size = s.size(block), panels = panels_of(size);
-    const float* weights = packed + 3 * block * s.matrix();
+    const int64_t size = s.size(block);
+    const float *gate = packed + block * s.packed(), *up = gate + s.into(), *down = up + s.into();
     if (kept) {
       g = kept + s.kept(block, first), u = g + s.room * s.columns;
       width = s.columns;
     }
-    product(x, s.stride(), 1, weights, s.dim * NR, NR, rows, panels, s.dim, g, width, false);
-    product(x, s.stride(), 1, weights + s.matrix(), s.dim * NR, NR, rows, panels, s.dim, u, width, false);
+    multiply(states, ::packed(gate, s.dim), rows, size, s.dim, g, width, false);
+    multiply(states, ::packed(up, s.dim), rows, size, s.dim, u, width, false);
     for (int64_t i = 0; i < rows; ++i)
       for (int64_t j = 0; j < size; j += W) {
         const vec a = load(g + i * width + j);
         store(hidden + i * s.width() + j, a * sigmoid(a) * load(u + i * width + j));
       }
-    product(hidden, s.width(), 1, weights + 2 * s.matrix(), size * NR, NR, rows, s.wide() / NR, size, out, s.wide(),
-            block != 0);
+    multiply(left(hidden, s.width(), rows, size, inner_room), ::packed(down, size), rows, s.dim, size, out, s.wide(),
+             block != 0);
   }
 }
 
@@ -87,24 +91,39 @@ inline void backward(xla::ffi::ThreadPool& pool, const Shape& s, const Weights& 
                      const float* grads, const float* kept, const std::vector<int64_t>& places, int64_t lanes,
                      float* sums, float* in_gate, float* in_up, float* in_down) {
   const int64_t n = s.tokens;
+  struct Block { Operand states, grads, grads_right; };  // of tokens: the states are transposed
+  std::vector<Block> of(count(n));
+  static Scratch shared;
+  const auto held = shared.of(of.size() * 3 * s.operand());
+  float* rooms = held.get();
+  parallel(pool, of.size(), [&](int64_t b) {
+    const int64_t at = b * ROWS * s.stride(), rows = rows_of(n, b);
+    float* room = rooms + 3 * b * s.operand();
+    of[b].states = left_transposed(states + at, s.stride(), rows, s.dim, room);
+    of[b].grads = left(grads + at, s.stride(), rows, s.dim, room + s.operand());
+    of[b].grads_right = right(grads + at, s.stride(), rows, s.dim, room + 2 * s.operand());
+  });
   parallel(pool, lanes, [&](int64_t lane) {
-    static thread_local Scratch scratch;
+    static Scratch scratch;
     const int64_t part = ROWS * s.width(), total = s.dim * s.width();
-    float* of_gate = scratch.of(3 * s.matrix() + 3 * part + 2 * total + s.columns * s.stride());
-    float *of_up = of_gate + s.matrix(), *of_down = of_up + s.matrix();
-    float *a = of_down + s.matrix(), *g = a + part, *u = g + part;
+    const auto held = scratch.of(s.into() + 2 * s.out_of() + s.inner_operand() + 3 * part + 2 * total +
+                                  s.columns * s.stride());
+    float* to_hidden = held.get();
+    float *out_of_gate = to_hidden + s.into(), *out_of_up = out_of_gate + s.out_of();
+    float* room = out_of_up + s.out_of();
+    float *a = room + s.inner_operand(), *g = a + part, *u = g + part;
     float *to_gate = u + part, *to_up = to_gate + total, *to_down = to_up + total;
     float* own = sums + lane * n * s.wide();
     const int64_t from = lane * s.blocks() / lanes, to = (lane + 1) * s.blocks() / lanes;
     for (int64_t block = from; block < to; ++block) {
-      const int64_t size = s.size(block), first = block * s.columns, panels = panels_of(size);
-      pack_transposed(w.gate + first, s.inner, s.dim, size, of_gate);
-      pack_transposed(w.up + first, s.inner, s.dim, size, of_up);
-      pack_transposed(w.down + first * s.dim, s.dim, size, s.dim, of_down);
+      const int64_t size = s.size(block), first = block * s.columns;
+      const Operand of_gate = packed_transposed(w.gate + first, s.inner, s.dim, size, out_of_gate);
+      const Operand of_up = packed_transposed(w.up + first, s.inner, s.dim, size, out_of_up);
+      const Operand of_down = packed_transposed(w.down + first * s.dim, s.dim, size, s.dim, to_hidden);
       for (int64_t t = 0; t < n; t += ROWS) {
-        const int64_t rows = std::min(ROWS, n - t);
-        const float *here = states + t * s.stride(), *in_out = grads + t * s.stride();
-        product(in_out, s.stride(), 1, of_down, s.dim * NR, NR, rows, panels, s.dim, a, s.width(), false);
+        const int64_t rows = rows_of(n, t / ROWS);
+        const Block& here = of[t / ROWS];
+        multiply(here.grads, of_down, rows, size, s.dim, a, s.width(), false);
         for (int64_t i = 0; i < rows; ++i) {
           float *row = a + i * s.width(), *of_g = g + i * s.width(), *of_u = u + i * s.width();
           const float *gated = kept + s.kept(block, places[t + i]), *upped = gated + s.room * s.columns;
@@ -118,11 +137,13 @@ inline void backward(xla::ffi::ThreadPool& pool, const Shape& s, const Weights& 
           for (float* buffer : {row, of_g, of_u}) std::fill(buffer + size, buffer + padded(size), 0.0f);
         }
         float* sum = own + t * s.wide();
-        product(g, s.width(), 1, of_gate, size * NR, NR, rows, s.wide() / NR, size, sum, s.wide(), block != from);
-        product(u, s.width(), 1, of_up, size * NR, NR, rows, s.wide() / NR, size, sum, s.wide(), true);
-        product(here, 1, s.stride(), g, NR, s.width(), s.dim, panels, rows, to_gate, s.width(), t != 0);
-        product(here, 1, s.stride(), u, NR, s.width(), s.dim, panels, rows, to_up, s.width(), t != 0);
-        product(a, 1, s.width(), in_out, NR, s.stride(), size, s.wide() / NR, rows, to_down, s.stride(), t != 0);
+        const int64_t width = s.width();
+        multiply(left(g, width, rows, size, room), of_gate, rows, s.dim, size, sum, s.wide(), block != from);
+        multiply(left(u, width, rows, size, room), of_up, rows, s.dim, size, sum, s.wide(), true);
+        multiply(here.states, right(g, width, rows, size, room), s.dim, size, rows, to_gate, width, t != 0);
+        multiply(here.states, right(u, width, rows, size, room), s.dim, size, rows, to_up, width, t != 0);
+        multiply(left_transposed(a, width, rows, size, room), here.grads_right, size, s.dim, rows, to_down, s.stride(),
+                 t != 0);
       }
       for (int64_t d = 0; d < s.dim; ++d) {
         std::copy_n(to_gate + d * s.width(), size, in_gate + d * s.inner + first);

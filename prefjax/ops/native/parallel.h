@@ -1,4 +1,4 @@
-// Work in numbered pieces on XLA's own threads, and memory that threads keep for the next call.
+// Work in numbered pieces on XLA's own threads, and memory that is kept for the next call.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -38,20 +40,46 @@ void parallel(xla::ffi::ThreadPool& pool, int64_t n, const Work& work) {
   shared->all_done.wait(lock, [&] { return shared->done == n; });
 }
 
-// Aligned memory that grows and is kept; one to a thread and a use, declared `static thread_local`
+// Aligned memory that is kept for the next call, declared `static`: as many pieces as were ever in use at once
 class Scratch {
+  struct Free { void operator()(float* x) const { std::free(x); } };
+  struct Piece {
+    std::unique_ptr<float, Free> data;
+    int64_t size = 0;
+  };
+
  public:
-  ~Scratch() { std::free(data_); }
-  float* of(int64_t floats) {
-    if (floats > size_) {
-      std::free(data_);
-      size_ = (floats + 1023) / 1024 * 1024;
-      data_ = static_cast<float*>(std::aligned_alloc(64, size_ * sizeof(float)));
+  // A piece, the holder's as long as it lives
+  class Lease {
+   public:
+    Lease(Scratch& from, Piece piece) : from_(from), piece_(std::move(piece)) {}
+    Lease(const Lease&) = delete;
+    ~Lease() {
+      std::lock_guard<std::mutex> lock(from_.mutex_);
+      from_.pieces_.push_back(std::move(piece_));
     }
-    return data_;
+    float* get() const { return piece_.data.get(); }
+
+   private:
+    Scratch& from_;
+    Piece piece_;
+  };
+
+  Lease of(int64_t floats) {
+    Piece piece;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!pieces_.empty()) piece = std::move(pieces_.back()), pieces_.pop_back();
+    }
+    if (floats > piece.size) {
+      piece.size = (floats + 1023) / 1024 * 1024;
+      piece.data.reset();
+      piece.data.reset(static_cast<float*>(std::aligned_alloc(64, piece.size * sizeof(float))));
+    }
+    return Lease(*this, std::move(piece));
   }
 
  private:
-  float* data_ = nullptr;
-  int64_t size_ = 0;
+  std::mutex mutex_;
+  std::vector<Piece>& pieces_ = *new std::vector<Piece>;  // never destroyed, for threads may outlive static objects
 };
