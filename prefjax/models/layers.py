@@ -26,12 +26,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
 }
 NATIVE_SIZE = 2**19  # tokens times the wide layer's units from which the MLP's kernel in C++ pays
-NATIVE_WIDTH = 512  # the widest residual stream for which it was faster
+NATIVE_WIDTH = 512  # the widest residual stream for which it was faster, on a processor without tiles
 
 
 def pays(width: int, inner: int, size: int) -> bool:
     """Whether kernels in C++ are faster: an input of `size` numbers, `width` wide, `inner` in the MLP."""
-    return width <= NATIVE_WIDTH and size // width * inner >= NATIVE_SIZE
+    return size // width * inner >= NATIVE_SIZE and (width <= NATIVE_WIDTH or native.tiles())
 
 
 Table = tuple[jax.Array, jax.Array]

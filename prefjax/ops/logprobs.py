@@ -26,7 +26,7 @@ from prefjax.ops.native import library as native
 from prefjax.ops.parted import Cut, Parted
 
 LOGITS = 2**24  # of a chunk
-NATIVE_WIDTH = 1024  # the widest hidden state for which the kernel in C++ was faster
+NATIVE_WIDTH = 1024  # the widest hidden state for which the kernel in C++ was faster, on a processor without tiles
 STATS = ("entropy", "logsumexp", "sum_sq", "mean_logp", "top1")
 
 
@@ -200,8 +200,8 @@ def _native(
         return False
     n, single = hidden.size // hidden.shape[-1], jnp.dtype(jnp.float32)
     known = bias is None and softcap is None and hidden.dtype == kernel.dtype == single and set(stats) <= {"logsumexp"}
-    known = known and kernel.shape[0] <= NATIVE_WIDTH
-    return known and n > default_chunk(n, kernel.shape[1]) and native.usable("head")
+    known = known and n > default_chunk(n, kernel.shape[1]) and native.usable("head")
+    return known and (kernel.shape[0] <= NATIVE_WIDTH or native.tiles())
 
 
 class _Head(NamedTuple):

@@ -322,7 +322,8 @@ ffi::Error Backward(ffi::ThreadPool pool, Floats x, Floats norm, Floats q, Float
   const int64_t n = s.all(), some = tokens.count(), blocks = tokens.blocks();
   const mlp::Shape m(some, s.dim, s.inner, n);
   const int64_t mlp_lanes = mlp::lanes_of(pool, m);
-  const int64_t most = std::max<int64_t>(1, std::min<int64_t>({16, 2 * pool.num_threads(), blocks}));
+  const int64_t fit = std::max<int64_t>(pool.num_threads(), (int64_t{1} << 25) / Sums::size(s));  // in 128 MB
+  const int64_t most = std::max<int64_t>(1, std::min<int64_t>({16, 2 * pool.num_threads(), blocks, fit}));
   static Scratch shared;
   const auto held = shared.of(some * (3 * s.stride() + mlp_lanes * s.wide()) + n * (2 * s.queries() + 2 * s.keys()) +
                           most * Sums::size(s) + Back::size(s) + 2 * s.wide());

@@ -34,6 +34,7 @@ KERNELS = {
     "layers": ("prefjax_layers", "prefjax_layers_grads"),
 }
 OPTIONS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-w")
+_LOADED: dict[str, ctypes.CDLL] = {}
 _OFF: contextvars.ContextVar[bool] = contextvars.ContextVar("native_off", default=False)
 
 
@@ -52,6 +53,14 @@ def off() -> Iterator[None]:
         yield
     finally:
         _OFF.reset(token)
+
+
+def tiles() -> bool:
+    """Whether kernels are usable and multiply on the processor's matrix tiles (AMX), which pays at any size.
+
+    Without such tiles, or with PREFJAX_TILES=0 when a kernel is loaded first, they multiply on its vectors.
+    """
+    return usable("head") and bool(_LOADED["head"].prefjax_tiles())
 
 
 @functools.cache
@@ -73,6 +82,7 @@ def load(name: str) -> bool:
         said = getattr(error, "stderr", None) or str(error)
         log.warning("%s could not be compiled and runs as compiled by XLA, slower: %s", name, said[-2000:])
         return False
+    _LOADED[name] = library
     for function in KERNELS[name]:
         jax.ffi.register_ffi_target(function, jax.ffi.pycapsule(getattr(library, function)), platform="cpu")
     return True

@@ -10,6 +10,7 @@ inline const bool TILES = tiles::usable();
 #else
 constexpr bool TILES = false;
 #endif
+extern "C" __attribute__((used)) inline int prefjax_tiles() { return TILES; }
 inline const int64_t ROWS = TILES ? 128 : 8 * MR;  // tokens of a block
 
 // Blocks of n tokens, and the tokens of one
