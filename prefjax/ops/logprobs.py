@@ -6,13 +6,14 @@ holds tokens j, j + n, j + 2n, ...), so that a token axis sharded over devices s
 Devices that have tokens of their own and a part of the head each (`ops.parted`) go over the vocabulary in slices, and
 put together what the softmax says of a token from what those of the slices say.
 Reverse mode only when chunked (a `custom_vjp`); the unchunked form in float32 or float64 is plain jax and knows
-forward mode too. On one CPU device a kernel in C++ (`prefjax.ops.native`) takes the place of chunks in float32.
+forward mode too. On one CPU device a kernel in C++ (`ops.native`) takes the place of chunks in float32, on one TPU one
+in Pallas (`ops.head_tpu`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from prefjax.ops import plain
+from prefjax.ops import head_tpu, plain
 from prefjax.ops.native import head as native_head
 from prefjax.ops.native import library as native
 from prefjax.ops.parted import Cut, Parted
@@ -99,16 +100,16 @@ def token_stats(
             raise ValueError(f"stats has {name!r}; expected one of: {', '.join(STATS)}")
     _check(hidden, kernel, targets, bias, where)
     n, vocab = hidden.shape[0], kernel.shape[1]
-    native_fits = chunk is None and _native(hidden, kernel, bias, softcap, stats)
+    fused = None if chunk is not None else _fused(hidden, kernel, bias, softcap, stats)
     chunk = default_chunk(n, vocab) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk={chunk} must be at least 1")
     targets = jnp.clip(targets, 0, vocab - 1)
     head = _Head(kernel, bias, softcap)
     names = tuple(sorted(set(stats)))
-    if native_fits:
+    if fused is not None:
         wanted = jnp.ones(n, bool) if where is None else where
-        values = native_head.logps(hidden, kernel, targets.astype(jnp.int32), wanted)
+        values = fused(hidden, kernel, targets.astype(jnp.int32), wanted)
         return {name: values[name == "logsumexp"] for name in ("logps", *names)}
     if where is not None:
         hidden = jnp.where(where[:, None], hidden, 0)
@@ -159,7 +160,7 @@ def row_stats(
     """
     rows, length = where.shape
     n, vocab = where.size, kernel.shape[1]
-    native_fits = chunk is None and _native(hidden, kernel, bias, softcap, stats)
+    by_kernel = chunk is None and _fused(hidden, kernel, bias, softcap, stats) is not None
     of_tokens = functools.partial(token_stats, bias=bias, softcap=softcap, chunk=chunk, stats=stats)
     chunk = default_chunk(n, vocab) if chunk is None else chunk
 
@@ -167,7 +168,7 @@ def row_stats(
         found = of_tokens(hidden.reshape(n, -1), kernel, targets.ravel(), where=where.ravel())
         return {name: value.reshape(rows, length) for name, value in found.items()}
 
-    if native_fits or chunk >= n:
+    if by_kernel or chunk >= n:
         return of_rows(hidden, targets, where)
     # The columns of each row that lie in chunk 0, then those in chunk 1, ... take the row's tokens, wanted ones first
     columns = np.argsort(np.arange(n).reshape(rows, length) % _count(n, chunk), axis=1, kind="stable")
@@ -192,16 +193,19 @@ def seq_logps(token_logps: jax.Array, where: jax.Array | None = None) -> jax.Arr
     return jnp.sum(wide if where is None else jnp.where(where, wide, 0), axis=-1)
 
 
-def _native(
-    hidden: jax.Array, kernel: jax.Array | Parted, bias: Any, softcap: Any, stats: Collection[str] = ()
-) -> bool:
-    """Whether the kernel of `ops.native` does the work: where chunks would be taken, and it knows what is asked."""
-    if isinstance(kernel, Parted):
-        return False
-    n, single = hidden.size // hidden.shape[-1], jnp.dtype(jnp.float32)
-    known = bias is None and softcap is None and hidden.dtype == kernel.dtype == single and set(stats) <= {"logsumexp"}
-    known = known and n > default_chunk(n, kernel.shape[1]) and native.usable("head")
-    return known and (kernel.shape[0] <= NATIVE_WIDTH or native.tiles())
+def _fused(
+    hidden: jax.Array, kernel: jax.Array | Parted, bias: Any, softcap: Any, stats: Collection[str]
+) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
+    """The kernel that takes the place of chunks, if there is one for this device that knows what is asked."""
+    if isinstance(kernel, Parted) or bias is not None or not set(stats) <= {"logsumexp"}:
+        return None
+    width, n = hidden.shape[-1], hidden.size // hidden.shape[-1]
+    if n <= default_chunk(n, kernel.shape[1]):
+        return None
+    if (softcap is None or isinstance(softcap, float)) and head_tpu.usable(hidden, kernel):
+        return functools.partial(head_tpu.logps, softcap=softcap)
+    known = softcap is None and hidden.dtype == kernel.dtype == jnp.dtype(jnp.float32) and native.usable("head")
+    return native_head.logps if known and (width <= NATIVE_WIDTH or native.tiles()) else None
 
 
 class _Head(NamedTuple):

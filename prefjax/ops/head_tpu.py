@@ -1,0 +1,220 @@
+"""Log-probabilities of target tokens by a Pallas kernel for a TPU: what `prefjax.ops.logprobs` gives, in blocks.
+
+Logits live in a core's own memory, a block of tokens by a block of the vocabulary: forwards under an online softmax,
+backwards made again, once for the gradient in the states and once for that in the head. Blocks of tokens of which none
+is asked for, or none has a gradient, are skipped.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+TOKENS, COLUMNS = 256, 512  # the most of a block
+WIDEST = 4096  # of hidden states: beyond, a core's memory has no room for blocks, and chunks cost little more
+_LANES = 128
+_STATES, _HEAD = 2**21, 2**19  # bytes of the states in a block, numbers of the head: with copies they fit 16 MB
+_DTYPES = ("float32", "bfloat16")
+
+
+def usable(hidden: jax.Array, kernel: jax.Array) -> bool:
+    """Whether the kernel is to run: on one TPU (XLA cannot cut a kernel over devices), for a dtype and width it knows."""
+    width = hidden.shape[-1]
+    known = hidden.dtype.name in _DTYPES and kernel.dtype.name in _DTYPES and width % _LANES == 0 and width <= WIDEST
+    return known and jax.default_backend() == "tpu" and jax.device_count() == 1
+
+
+class _Facts(NamedTuple):
+    vocab: int
+    softcap: float | None
+    tokens: int  # of a block
+    columns: int
+    interpret: bool
+
+
+def logps(
+    hidden: jax.Array,
+    kernel: jax.Array,
+    targets: jax.Array,
+    where: jax.Array,
+    *,
+    softcap: float | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """log softmax(softcap(hidden kernel))[target] of each token, and the log-sum-exp of its logits; reverse mode only.
+
+    Products are made in the dtype of `hidden`, float32's as precisely as `jax.default_matmul_precision` says; sums, and
+    the gradient in the kernel until its end, are float32.
+
+    Args:
+      hidden: [N, D] float32 or bfloat16, D a multiple of 128; kernel: [D, V]; targets: [N] int32 in 0 .. V-1.
+      where: [N] bool, tokens asked for; others cost nothing where a whole block can be left out (they come last).
+      softcap: c in c tanh(logits / c).
+      interpret: whether jax interprets the kernel, slowly, on any device.
+
+    Returns:
+      ([N], [N]) float32 in nats, 0 where `where` is False.
+    """
+    (n, width), vocab = hidden.shape, kernel.shape[1]
+    tokens = min(TOKENS, _STATES // (width * hidden.dtype.itemsize) // 16 * 16, -(-n // 16) * 16)
+    columns = min(COLUMNS, max(_LANES, _HEAD // width // _LANES * _LANES), -(-vocab // _LANES) * _LANES)
+    facts = _Facts(vocab, softcap, tokens, columns, interpret)
+    order = jnp.argsort(~where, stable=True)
+    after = (0, -n % tokens)
+    hidden = jnp.pad(jnp.where(where[:, None], hidden, 0)[order], (after, (0, 0)))
+    targets, wanted = (jnp.pad(x[order], after) for x in (targets, where))
+    own, lse = _sorted(facts, hidden, kernel, targets, wanted)
+    back = jnp.argsort(order)
+    return jnp.where(where, own[:n][back], 0), jnp.where(where, lse[:n][back], 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sorted(facts: _Facts, hidden, kernel, targets, wanted) -> Any:
+    return _forward(facts, hidden, kernel, targets, wanted)[0]
+
+
+def _logits(facts: _Facts, hidden: Any, kernel: Any, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits of a block of columns, and the columns' places; -inf behind the last."""
+    out = jnp.dot(hidden[...], kernel[...], preferred_element_type=jnp.float32)
+    out = out if facts.softcap is None else facts.softcap * jnp.tanh(out / facts.softcap)
+    place = block * facts.columns + lax.broadcasted_iota(jnp.int32, out.shape, 1)
+    return jnp.where(place < facts.vocab, out, -jnp.inf), place
+
+
+def _forward_kernel(facts: _Facts, some, hidden, kernel, targets, own, lse, top, total, mine):
+    block, last = pl.program_id(1), pl.num_programs(1) - 1
+    here = some[pl.program_id(0)] > 0
+
+    @pl.when(here)
+    def _():
+        @pl.when(block == 0)
+        def _():
+            top[...] = jnp.full(top.shape, -jnp.inf)
+            total[...] = jnp.zeros(total.shape)
+            mine[...] = jnp.zeros(mine.shape)
+
+        logits, place = _logits(facts, hidden, kernel, block)
+        above = jnp.maximum(top[...], jnp.max(logits, axis=1, keepdims=True))
+        total[...] = total[...] * jnp.exp(top[...] - above) + jnp.sum(jnp.exp(logits - above), axis=1, keepdims=True)
+        top[...] = above
+        mine[...] += jnp.sum(jnp.where(place == targets[...], logits, 0), axis=1, keepdims=True)
+
+    @pl.when(block == last)
+    def _():
+        all_ = jnp.where(here, top[...] + jnp.log(total[...]), 0)
+        lse[...] = all_
+        own[...] = jnp.where(here, mine[...] - all_, 0)
+
+
+def _in_logits(facts: _Facts, hidden, kernel, targets, lse, grad, grad_lse, block):
+    """Gradient in the product of a block, in its dtype."""
+    logits, place = _logits(facts, hidden, kernel, block)
+    p = jnp.exp(logits - lse[...])
+    out = p * (grad_lse[...] - grad[...]) + jnp.where(place == targets[...], grad[...], 0)
+    if facts.softcap is not None:
+        out = out * (1 - jnp.square(jnp.where(place < facts.vocab, logits, 0) / facts.softcap))
+    return out.astype(hidden.dtype), place
+
+
+def _states_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
+    tokens, block, last = pl.program_id(0), pl.program_id(1), pl.num_programs(1) - 1
+
+    @pl.when(block == 0)
+    def _():
+        total[...] = jnp.zeros(total.shape)
+
+    @pl.when(some[tokens] > 0)
+    def _():
+        of_logits, place = _in_logits(facts, hidden, kernel, targets, lse, grad, grad_lse, block)
+        # What lies behind the last column is nobody's, and need not be a number
+        columns = jnp.where(place[:1] < facts.vocab, kernel[...], 0)
+        total[...] += lax.dot_general(of_logits, columns, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+
+    @pl.when(block == last)
+    def _():
+        out[...] = total[...].astype(out.dtype)
+
+
+def _kernel_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
+    block, tokens, last = pl.program_id(0), pl.program_id(1), pl.num_programs(1) - 1
+
+    @pl.when(tokens == 0)
+    def _():
+        total[...] = jnp.zeros(total.shape)
+
+    @pl.when(some[tokens] > 0)
+    def _():
+        of_logits = _in_logits(facts, hidden, kernel, targets, lse, grad, grad_lse, block)[0]
+        total[...] += lax.dot_general(
+            hidden[...], of_logits, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+
+    @pl.when(tokens == last)
+    def _():
+        out[...] = total[...].astype(out.dtype)
+
+
+def _call(facts: _Facts, body: Any, arrays: tuple[jax.Array, ...], wanted: jax.Array, out: Any, scratch: Any, by: str):
+    """One kernel over blocks of tokens and of the vocabulary; `by` says which are in the outer loop."""
+    hidden, kernel, *columns = arrays
+    kernel = kernel.astype(hidden.dtype)
+    (n, width), some = hidden.shape, jnp.max(wanted.reshape(-1, facts.tokens), axis=1).astype(jnp.int32)
+    blocks = n // facts.tokens, pl.cdiv(facts.vocab, facts.columns)
+    grid = blocks if by == "tokens" else blocks[::-1]
+
+    def of(shape: tuple[int, int], axis: str | None) -> pl.BlockSpec:
+        def index(*at: Any) -> tuple[Any, Any]:
+            tokens, vocab = at[:2] if by == "tokens" else at[1::-1]
+            return (tokens if axis == "tokens" else 0, vocab if axis == "vocab" else 0)
+
+        return pl.BlockSpec(shape, index)
+
+    a_token = of((facts.tokens, 1), "tokens")
+    specs = {
+        "hidden": of((facts.tokens, width), "tokens"), "kernel": of((width, facts.columns), "vocab"), "token": a_token,
+    }  # fmt: skip
+    return pl.pallas_call(
+        functools.partial(body, facts),
+        out_shape=[shape for _, shape in out],
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=grid,
+            in_specs=[specs["hidden"], specs["kernel"], *(a_token for _ in columns)],
+            out_specs=[specs[kind] for kind, _ in out],
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
+        ),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        interpret=facts.interpret,
+    )(some, hidden, kernel, *(x[:, None] for x in columns))
+
+
+def _forward(facts: _Facts, hidden, kernel, targets, wanted):
+    of_token = jax.ShapeDtypeStruct((hidden.shape[0], 1), jnp.float32)
+    out, scratch = [("token", of_token)] * 2, [(facts.tokens, 1)] * 3
+    own, lse = _call(facts, _forward_kernel, (hidden, kernel, targets), wanted, out, scratch, "tokens")
+    return (own[:, 0], lse[:, 0]), (hidden, kernel, targets, wanted, lse[:, 0])
+
+
+def _backward(facts: _Facts, saved, grads):
+    hidden, kernel, targets, wanted, lse = saved
+    grad, grad_lse = (jnp.where(wanted, g, 0) for g in grads)
+    some = (grad != 0) | (grad_lse != 0)
+    arrays = (hidden, kernel, targets, lse, grad, grad_lse)
+    width = hidden.shape[1]
+
+    def pulled(body: Any, kind: str, like: jax.Array, shape: tuple[int, int], by: str) -> jax.Array:
+        out = [(kind, jax.ShapeDtypeStruct(like.shape, like.dtype))]
+        return _call(facts, body, arrays, some, out, [shape], by)[0]
+
+    in_hidden = pulled(_states_kernel, "hidden", hidden, (facts.tokens, width), "tokens")
+    in_kernel = pulled(_kernel_kernel, "kernel", kernel, (width, facts.columns), "vocab")
+    return in_hidden, in_kernel, None, None
+
+
+_sorted.defvjp(_forward, _backward)
