@@ -24,7 +24,7 @@ _DTYPES = ("float32", "bfloat16")
 
 
 def usable(hidden: jax.Array, kernel: jax.Array) -> bool:
-    """Whether the kernel is to run: on one TPU (XLA cannot cut a kernel over devices), for a dtype and width it knows."""
+    """Whether the kernel is to run: on one TPU (XLA cannot cut it over several), for a dtype and width it knows."""
     width = hidden.shape[-1]
     known = hidden.dtype.name in _DTYPES and kernel.dtype.name in _DTYPES and width % _LANES == 0 and width <= WIDEST
     return known and jax.default_backend() == "tpu" and jax.device_count() == 1
@@ -69,13 +69,14 @@ def logps(
     after = (0, -n % tokens)
     hidden = jnp.pad(jnp.where(where[:, None], hidden, 0)[order], (after, (0, 0)))
     targets, wanted = (jnp.pad(x[order], after) for x in (targets, where))
-    own, lse = _sorted(facts, hidden, kernel, targets, wanted)
+    found: Any = _sorted(facts, hidden, kernel, targets, wanted)
+    own, lse = found
     back = jnp.argsort(order)
     return jnp.where(where, own[:n][back], 0), jnp.where(where, lse[:n][back], 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sorted(facts: _Facts, hidden, kernel, targets, wanted) -> Any:
+def _sorted(facts: _Facts, hidden, kernel, targets, wanted):
     return _forward(facts, hidden, kernel, targets, wanted)[0]
 
 
