@@ -8,6 +8,7 @@ is asked for, or none has a gradient, are skipped.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -123,42 +124,43 @@ def _in_logits(facts: _Facts, hidden, kernel, targets, lse, grad, grad_lse, bloc
     return out.astype(hidden.dtype), place
 
 
-def _states_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
-    tokens, block, last = pl.program_id(0), pl.program_id(1), pl.num_programs(1) - 1
+def _sum_up(out: Any, total: Any, here: jax.Array, term: Callable[[], jax.Array]) -> None:
+    """out = the sum of `term()` over the inner loop, where it is `here`."""
+    step, last = pl.program_id(1), pl.num_programs(1) - 1
 
-    @pl.when(block == 0)
+    @pl.when(step == 0)
     def _():
         total[...] = jnp.zeros(total.shape)
 
-    @pl.when(some[tokens] > 0)
+    @pl.when(here)
     def _():
+        total[...] += term()
+
+    @pl.when(step == last)
+    def _():
+        out[...] = total[...].astype(out.dtype)
+
+
+def _states_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
+    tokens, block = pl.program_id(0), pl.program_id(1)
+
+    def term() -> jax.Array:
         of_logits, place = _in_logits(facts, hidden, kernel, targets, lse, grad, grad_lse, block)
         # What lies behind the last column is nobody's, and need not be a number
         columns = jnp.where(place[:1] < facts.vocab, kernel[...], 0)
-        total[...] += lax.dot_general(of_logits, columns, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+        return lax.dot_general(of_logits, columns, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
 
-    @pl.when(block == last)
-    def _():
-        out[...] = total[...].astype(out.dtype)
+    _sum_up(out, total, some[tokens] > 0, term)
 
 
 def _kernel_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
-    block, tokens, last = pl.program_id(0), pl.program_id(1), pl.num_programs(1) - 1
+    block, tokens = pl.program_id(0), pl.program_id(1)
 
-    @pl.when(tokens == 0)
-    def _():
-        total[...] = jnp.zeros(total.shape)
-
-    @pl.when(some[tokens] > 0)
-    def _():
+    def term() -> jax.Array:
         of_logits = _in_logits(facts, hidden, kernel, targets, lse, grad, grad_lse, block)[0]
-        total[...] += lax.dot_general(
-            hidden[...], of_logits, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
-        )
+        return lax.dot_general(hidden[...], of_logits, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
 
-    @pl.when(tokens == last)
-    def _():
-        out[...] = total[...].astype(out.dtype)
+    _sum_up(out, total, some[tokens] > 0, term)
 
 
 def _call(facts: _Facts, body: Any, arrays: tuple[jax.Array, ...], wanted: jax.Array, out: Any, scratch: Any, by: str):
@@ -169,7 +171,7 @@ def _call(facts: _Facts, body: Any, arrays: tuple[jax.Array, ...], wanted: jax.A
     blocks = n // facts.tokens, pl.cdiv(facts.vocab, facts.columns)
     grid = blocks if by == "tokens" else blocks[::-1]
 
-    def of(shape: tuple[int, int], axis: str | None) -> pl.BlockSpec:
+    def of(shape: tuple[int, int], axis: str) -> pl.BlockSpec:
         def index(*at: Any) -> tuple[Any, Any]:
             tokens, vocab = at[:2] if by == "tokens" else at[1::-1]
             return (tokens if axis == "tokens" else 0, vocab if axis == "vocab" else 0)

@@ -89,7 +89,6 @@ def test_when_it_is_picked(monkeypatch):
     assert head_tpu.usable(hidden, kernel) and head_tpu.usable(hidden.astype("bfloat16"), kernel)
     assert not head_tpu.usable(hidden.astype("float16"), kernel) and not head_tpu.usable(hidden[:, :100], kernel)
     assert not head_tpu.usable(jnp.zeros((2, 8192)), jnp.zeros((8192, 3)))
-    monkeypatch.setattr(logprobs, "LOGITS", 1000)
     monkeypatch.setattr(head_tpu, "logps", functools.partial(head_tpu.logps, interpret=True))
     monkeypatch.setattr(logprobs, "default_chunk", lambda n, vocab: 16)
     found = logprobs.token_stats(hidden, kernel, targets, where=where, stats=("logsumexp",), softcap=2.0)

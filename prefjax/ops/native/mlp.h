@@ -23,10 +23,10 @@ struct Shape {
   int64_t wide() const { return padded(dim); }
   int64_t stride() const { return wide() + GAP; }  // of a token
   int64_t width() const { return columns + GAP; }  // of a token in the wide layer
-  int64_t into() const { return packed_size(columns, dim); }   // floats of a block of gate or up
+  int64_t into() const { return packed_size(columns, dim); }  // floats of a block of gate or up
   int64_t out_of() const { return packed_size(dim, columns); }  // and of down
   int64_t packed() const { return 2 * into() + out_of(); }
-  int64_t operand() const { return operand_size(ROWS, dim); }      // of a block of tokens
+  int64_t operand() const { return operand_size(ROWS, dim); }  // of a block of tokens
   int64_t inner_operand() const { return operand_size(ROWS, columns); }
   // Kept products stand as [blocks, 2, room, columns], gate's before up's, in room for that many tokens
   int64_t kept_size() const { return blocks() * 2 * room * columns; }

@@ -1,8 +1,8 @@
 // Products of float32 matrices on a processor's tiles (AMX), which multiply numbers of bfloat16 and add up in float32.
 //
 // A float is the sum of three bfloat16, exactly: its first, second and last eight bits. Of the nine products of such
-// parts the six largest are made; the others lie below 2^-23 of the whole, and sums of pairs are rounded once, so the
-// error is no larger than that of float32's own multiply-adds (the form XLA gives float32 on a TPU under HIGHEST;
+// parts the six largest are made; the others lie below 2^-23 of the whole. A tile sums over its own depth before it adds
+// to what is there, so the error of a sum is no larger than that of float32's own multiply-adds (the form XLA gives float32 on a TPU under HIGHEST;
 // Henry, Tang, Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
 // 2019, arXiv:1904.06376). Numbers below 2^-110 lose bits, as the tiles take tiny bfloat16 for zero.
 #pragma once
