@@ -382,10 +382,10 @@ def _score(params: Any, tokens: jax.Array, lengths: jax.Array, starts: jax.Array
     """[B, W]: log-prob of token t + 1 given those before it, from a row's token `starts` on; else 0."""
     columns, head = jnp.arange(tokens.shape[1]), model.unembed(params)
     asked = (columns >= starts[:, None] - 1) & (columns < lengths[:, None] - 1)
-    chunk = placement.head_chunk(tokens.shape[0], tokens.shape[1], head.kernel.shape)
+    parts = placement.token_parts(*tokens.shape)
 
     def logps(head: Unembed, *rows: jax.Array) -> jax.Array:
-        return row_logps(rows[0], head.kernel, *rows[1:], bias=head.bias, softcap=head.softcap, chunk=chunk)
+        return row_logps(rows[0], head.kernel, *rows[1:], bias=head.bias, softcap=head.softcap, parts=parts)
 
     states = _states(params, tokens, lengths, model)
     return placement.by_token(logps, head, states, jnp.roll(tokens, -1, axis=1), asked)

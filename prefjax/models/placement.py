@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from prefjax.ops import logprobs, parted
+from prefjax.ops import head_tpu, parted
 
 _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 AXES = ("data", "fsdp")
@@ -144,46 +144,43 @@ def attention(
     return spread(*queries, *keys, mask)
 
 
+def _own_tokens(rows: int, length: int) -> tuple[tuple[str, ...], ...] | None:
+    """Axes over which [rows, length] are cut, where `by_token` gives each device tokens of its own; else None.
+
+    That is where rows are cut along their tokens, and where kernels are that the partitioner cannot cut.
+    """
+    mesh, batch, cut = _MESH.get(), _cut(rows, *AXES), _cut(length, SEQUENCE)
+    if mesh is None or not (cut or (head_tpu.here() and rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0)):
+        return None
+    return batch or (), cut or ()
+
+
 def token_parts(rows: int, length: int) -> int:
     """Among how many devices `by_token` shares the tokens of [rows, length]; 1 where it leaves them whole."""
-    mesh, cut = _MESH.get(), _cut(length, SEQUENCE)
-    if mesh is None or cut is None:
-        return 1
-    return math.prod(mesh.shape[axis] for axis in (*(_cut(rows, *AXES) or ()), *cut))
+    mesh, cut = _MESH.get(), _own_tokens(rows, length)
+    return 1 if mesh is None or cut is None else math.prod(mesh.shape[axis] for axes in cut for axis in axes)
 
 
 def head_cut(rows: int, length: int, shape: tuple[int, ...]) -> parted.Cut | None:
     """How `by_token` of [rows, length] parts a matrix [D, V] that all tokens need; None where it is given whole."""
-    mesh, cut = _MESH.get(), _cut(length, SEQUENCE)
+    mesh, cut = _MESH.get(), _own_tokens(rows, length)
     if mesh is None or cut is None or len(shape) != 2:
         return None
-    axes = ("fsdp", SEQUENCE) if _cut(rows, *AXES) else (SEQUENCE,)
-    devices = math.prod(mesh.shape[axis] for axis in axes)
-    blocks = mesh.shape["tensor"] if _cut(shape[1], "tensor") else 1
-    slices = parted.slices(shape[1], devices, blocks)
-    return parted.Cut(axes, blocks, slices) if slices > 1 and shape[0] % devices == 0 else None
-
-
-def head_chunk(rows: int, length: int, shape: tuple[int, ...], *, sliced: bool = True) -> int | None:
-    """Of [rows, length] the tokens whose logits a device holds together, where `by_token` gives it tokens of its own.
-
-    None, the default of `ops.logprobs`, elsewhere.
-
-    Args:
-      shape: [D, V] of the head's kernel.
-      sliced: whether a device goes over the vocabulary slice by slice, where the kernel is parted.
-    """
-    parts, cut = token_parts(rows, length), head_cut(rows, length, shape)
-    width = shape[1] // (cut.slices if cut and sliced else 1)
-    return None if parts == 1 else logprobs.default_chunk(rows * length, width, parts)
+    batch, sequence = cut
+    axes = tuple(axis for axis in ((*batch, *sequence)) if axis != "data" and mesh.shape[axis] > 1)
+    over = _cut(shape[1], "tensor") or ()
+    devices, columns = (math.prod(mesh.shape[axis] for axis in names) for names in (axes, over))
+    slices = parted.slices(shape[1] // columns, devices) if devices > 1 else 1
+    return parted.Cut(axes, over, slices) if devices * columns > 1 and slices and shape[0] % devices == 0 else None
 
 
 def by_token(fn: Callable[..., Any], shared: Any, *arrays: jax.Array) -> Any:
-    """`fn(shared, *arrays)` where rows are cut along their tokens by each device for its own, else for all at once.
+    """`fn(shared, *arrays)` by each device for tokens of its own, or for all at once where nothing calls for that.
 
-    So what sorts tokens or loops over them, such as the output head, does so on a device with its own tokens. A matrix
-    of `shared` stays cut over the devices, where these divide it (`head_cut`): `fn` gets a `parted.Parted`. The
-    gradient in what else is shared is summed over devices once, at the end. An axis "tensor" stays the partitioner's.
+    Rows that are cut along their tokens do, and kernels that the partitioner cannot cut: so what sorts tokens or loops
+    over them, such as the output head, does so on a device with its own. A matrix of `shared` stays cut over the
+    devices, where these divide it (`head_cut`): `fn` gets a `parted.Parted`. The gradient in what else is shared is
+    summed over devices once, at the end.
 
     Args:
       fn: gives a tree of [R, T, ...] and looks at each token by itself.
@@ -192,24 +189,29 @@ def by_token(fn: Callable[..., Any], shared: Any, *arrays: jax.Array) -> Any:
     """
     mesh = _MESH.get()
     size, length = arrays[0].shape[:2]
-    batch, cut = _cut(size, *AXES), _cut(length, SEQUENCE)
+    cut = _own_tokens(size, length)
     if mesh is None or cut is None:
         return fn(shared, *arrays)
     leaves, tree = jax.tree.flatten(shared)
+    known = {place: leaf for place, leaf in enumerate(leaves) if isinstance(leaf, int | float)}  # stay numbers
+    leaves = [leaf for leaf in leaves if not isinstance(leaf, int | float)]
     cuts = [head_cut(size, length, jnp.shape(leaf)) for leaf in leaves]
 
     def here(leaves: list[Any], *own: jax.Array) -> Any:
-        given = [parted.Parted(x, how) if how else x for x, how in zip(leaves, cuts, strict=True)]
-        return fn(tree.unflatten(given), *own)
+        given = iter([parted.Parted(x, how) if how else x for x, how in zip(leaves, cuts, strict=True)])
+        every = [known[place] if place in known else next(given) for place in range(tree.num_leaves)]
+        return fn(tree.unflatten(every), *own)
 
-    spec = PartitionSpec(batch, cut)
+    spec = PartitionSpec(*(axes or None for axes in cut))
     # Not checked, as in `attention`
     spread = jax.shard_map(
         here,
         mesh=mesh,
-        in_specs=([PartitionSpec(how.axes) if how else PartitionSpec() for how in cuts], *(spec,) * len(arrays)),
+        in_specs=(
+            [PartitionSpec(how.axes or None, how.over or None) if how else PartitionSpec() for how in cuts],
+            *(spec,) * len(arrays),
+        ),
         out_specs=spec,
-        axis_names={*(batch or ()), *cut},
         check_vma=False,
     )
     return spread(leaves, *arrays)

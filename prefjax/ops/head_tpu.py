@@ -24,14 +24,29 @@ _STATES, _HEAD = 2**21, 2**19  # bytes of the states in a block, numbers of the 
 _DTYPES = ("float32", "bfloat16")
 
 
-def usable(hidden: jax.Array, kernel: jax.Array) -> bool:
-    """Whether the kernel is to run: on one TPU (XLA cannot cut it over several), for a dtype and width it knows."""
-    width = hidden.shape[-1]
-    known = hidden.dtype.name in _DTYPES and kernel.dtype.name in _DTYPES and width % _LANES == 0 and width <= WIDEST
-    return known and jax.default_backend() == "tpu" and jax.device_count() == 1
+def here() -> bool:
+    """Whether what is traced will run on TPUs."""
+    return jax.default_backend() == "tpu"
 
 
-class _Facts(NamedTuple):
+def usable(hidden: jax.Array, kernel: Any) -> bool:
+    """Whether the kernel is to run: for a dtype and width it knows, by each TPU for itself, as XLA cannot cut it.
+
+    That is where there is one, and inside `jax.shard_map` over all axes of a mesh.
+
+    Args:
+      kernel: [D, V], or a `parted.Parted`.
+    """
+    width, mesh = hidden.shape[-1], jax.sharding.get_abstract_mesh()
+    dtypes = hidden.dtype.name, getattr(kernel, "rows", kernel).dtype.name
+    known = set(dtypes) <= set(_DTYPES) and width % _LANES == 0 and width <= WIDEST
+    alone = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    return known and alone and here()
+
+
+class Facts(NamedTuple):
+    """What a kernel is made for; of a vocabulary that lies in slices: one of these."""
+
     vocab: int
     softcap: float | None
     tokens: int  # of a block
@@ -62,26 +77,38 @@ def logps(
     Returns:
       ([N], [N]) float32 in nats, 0 where `where` is False.
     """
-    (n, width), vocab = hidden.shape, kernel.shape[1]
+    of = facts(hidden, kernel.shape[1], softcap, interpret)
+    hidden, targets, wanted, back = arranged(of, hidden, targets, where)
+    found: Any = _sorted(of, hidden, kernel, targets, wanted)
+    own, lse = (jnp.where(where, x[back], 0) for x in found)
+    return own, lse
+
+
+def facts(hidden: jax.Array, vocab: int, softcap: float | None, interpret: bool = False) -> Facts:
+    """For tokens' `hidden` [N, D], a head of `vocab` columns, and the memory that a core has."""
+    n, width = hidden.shape
     tokens = min(TOKENS, _STATES // (width * hidden.dtype.itemsize) // 16 * 16, -(-n // 16) * 16)
     columns = min(COLUMNS, max(_LANES, _HEAD // width // _LANES * _LANES), -(-vocab // _LANES) * _LANES)
-    facts = _Facts(vocab, softcap, tokens, columns, interpret)
+    return Facts(vocab, softcap, tokens, columns, interpret)
+
+
+def arranged(
+    facts: Facts, hidden: jax.Array, targets: jax.Array, where: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(hidden, targets, where) in whole blocks, what is asked for first, and where each token stands now, [N]."""
     order = jnp.argsort(~where, stable=True)
-    after = (0, -n % tokens)
+    after = (0, -where.size % facts.tokens)
     hidden = jnp.pad(jnp.where(where[:, None], hidden, 0)[order], (after, (0, 0)))
     targets, wanted = (jnp.pad(x[order], after) for x in (targets, where))
-    found: Any = _sorted(facts, hidden, kernel, targets, wanted)
-    own, lse = found
-    back = jnp.argsort(order)
-    return jnp.where(where, own[:n][back], 0), jnp.where(where, lse[:n][back], 0)
+    return hidden, targets, wanted, jnp.argsort(order)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sorted(facts: _Facts, hidden, kernel, targets, wanted):
-    return _forward(facts, hidden, kernel, targets, wanted)[0]
+def _sorted(facts: Facts, hidden, kernel, targets, wanted):
+    return forward(facts, hidden, kernel, targets, wanted)
 
 
-def _logits(facts: _Facts, hidden: Any, kernel: Any, block: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _logits(facts: Facts, hidden: Any, kernel: Any, block: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Logits of a block of columns, and the columns' places; -inf behind the last."""
     out = jnp.dot(hidden[...], kernel[...], preferred_element_type=jnp.float32)
     out = out if facts.softcap is None else facts.softcap * jnp.tanh(out / facts.softcap)
@@ -89,7 +116,7 @@ def _logits(facts: _Facts, hidden: Any, kernel: Any, block: jax.Array) -> tuple[
     return jnp.where(place < facts.vocab, out, -jnp.inf), place
 
 
-def _forward_kernel(facts: _Facts, some, hidden, kernel, targets, own, lse, top, total, mine):
+def _forward_kernel(facts: Facts, some, hidden, kernel, targets, own, lse, top, total, mine):
     block, last = pl.program_id(1), pl.num_programs(1) - 1
     here = some[pl.program_id(0)] > 0
 
@@ -114,7 +141,7 @@ def _forward_kernel(facts: _Facts, some, hidden, kernel, targets, own, lse, top,
         own[...] = jnp.where(here, mine[...] - all_, 0)
 
 
-def _in_logits(facts: _Facts, hidden, kernel, targets, lse, grad, grad_lse, block):
+def _in_logits(facts: Facts, hidden, kernel, targets, lse, grad, grad_lse, block):
     """Gradient in the product of a block, in its dtype."""
     logits, place = _logits(facts, hidden, kernel, block)
     p = jnp.exp(logits - lse[...])
@@ -141,7 +168,7 @@ def _sum_up(out: Any, total: Any, here: jax.Array, term: Callable[[], jax.Array]
         out[...] = total[...].astype(out.dtype)
 
 
-def _states_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
+def _states_kernel(facts: Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
     tokens, block = pl.program_id(0), pl.program_id(1)
 
     def term() -> jax.Array:
@@ -153,7 +180,7 @@ def _states_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad
     _sum_up(out, total, some[tokens] > 0, term)
 
 
-def _kernel_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
+def _kernel_kernel(facts: Facts, some, hidden, kernel, targets, lse, grad, grad_lse, out, total):
     block, tokens = pl.program_id(0), pl.program_id(1)
 
     def term() -> jax.Array:
@@ -163,7 +190,7 @@ def _kernel_kernel(facts: _Facts, some, hidden, kernel, targets, lse, grad, grad
     _sum_up(out, total, some[tokens] > 0, term)
 
 
-def _call(facts: _Facts, body: Any, arrays: tuple[jax.Array, ...], wanted: jax.Array, out: Any, scratch: Any, by: str):
+def _call(facts: Facts, body: Any, arrays: tuple[jax.Array, ...], wanted: jax.Array, out: Any, scratch: Any, by: str):
     """One kernel over blocks of tokens and of the vocabulary; `by` says which are in the outer loop."""
     hidden, kernel, *columns = arrays
     kernel = kernel.astype(hidden.dtype)
@@ -197,27 +224,44 @@ def _call(facts: _Facts, body: Any, arrays: tuple[jax.Array, ...], wanted: jax.A
     )(some, hidden, kernel, *(x[:, None] for x in columns))
 
 
-def _forward(facts: _Facts, hidden, kernel, targets, wanted):
+def forward(facts: Facts, hidden, kernel, targets, wanted) -> tuple[jax.Array, jax.Array]:
+    """`logps` of what is `arranged`: ([N], [N]), numbers without meaning where `wanted` is False."""
     of_token = jax.ShapeDtypeStruct((hidden.shape[0], 1), jnp.float32)
     out, scratch = [("token", of_token)] * 2, [(facts.tokens, 1)] * 3
     own, lse = _call(facts, _forward_kernel, (hidden, kernel, targets), wanted, out, scratch, "tokens")
-    return (own[:, 0], lse[:, 0]), (hidden, kernel, targets, wanted, lse[:, 0])
+    return own[:, 0], lse[:, 0]
 
 
-def _backward(facts: _Facts, saved, grads):
+def backward(
+    facts: Facts, saved: tuple[jax.Array, ...], grads: tuple[jax.Array, ...], dtype: Any = jnp.float32
+) -> tuple[jax.Array, jax.Array]:
+    """Gradients in hidden, in its dtype, and in the kernel, in `dtype`, both summed in float32.
+
+    Args:
+      saved: hidden, kernel, targets and `wanted` as given to `forward`, and the log-sum-exp that it gave.
+      grads: those in what it gave.
+    """
     hidden, kernel, targets, wanted, lse = saved
     grad, grad_lse = (jnp.where(wanted, g, 0) for g in grads)
     some = (grad != 0) | (grad_lse != 0)
     arrays = (hidden, kernel, targets, lse, grad, grad_lse)
     width = hidden.shape[1]
 
-    def pulled(body: Any, kind: str, like: jax.Array, shape: tuple[int, int], by: str) -> jax.Array:
-        out = [(kind, jax.ShapeDtypeStruct(like.shape, like.dtype))]
-        return _call(facts, body, arrays, some, out, [shape], by)[0]
+    def pulled(body: Any, kind: str, shape: tuple[int, ...], dtype: Any, block: tuple[int, int], by: str) -> jax.Array:
+        return _call(facts, body, arrays, some, [(kind, jax.ShapeDtypeStruct(shape, dtype))], [block], by)[0]
 
-    in_hidden = pulled(_states_kernel, "hidden", hidden, (facts.tokens, width), "tokens")
-    in_kernel = pulled(_kernel_kernel, "kernel", kernel, (width, facts.columns), "vocab")
-    return in_hidden, in_kernel, None, None
+    in_hidden = pulled(_states_kernel, "hidden", hidden.shape, hidden.dtype, (facts.tokens, width), "tokens")
+    in_kernel = pulled(_kernel_kernel, "kernel", kernel.shape, dtype, (width, facts.columns), "vocab")
+    return in_hidden, in_kernel
 
 
-_sorted.defvjp(_forward, _backward)
+def _sorted_fwd(facts: Facts, hidden, kernel, targets, wanted):
+    own, lse = forward(facts, hidden, kernel, targets, wanted)
+    return (own, lse), (hidden, kernel, targets, wanted, lse)
+
+
+def _sorted_bwd(facts: Facts, saved, grads):
+    return *backward(facts, saved, grads, saved[1].dtype), None, None
+
+
+_sorted.defvjp(_sorted_fwd, _sorted_bwd)

@@ -6,8 +6,8 @@ holds tokens j, j + n, j + 2n, ...), so that a token axis sharded over devices s
 Devices that have tokens of their own and a part of the head each (`ops.parted`) go over the vocabulary in slices, and
 put together what the softmax says of a token from what those of the slices say.
 Reverse mode only when chunked (a `custom_vjp`); the unchunked form in float32 or float64 is plain jax and knows
-forward mode too. On one CPU device a kernel in C++ (`ops.native`) takes the place of chunks in float32, on one TPU one
-in Pallas (`ops.head_tpu`).
+forward mode too. On one CPU device a kernel in C++ (`ops.native`) takes the place of chunks in float32, on TPUs one in
+Pallas (`ops.head_tpu`).
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ def default_chunk(n: int, vocab: int, parts: int = 1) -> int:
     Where `parts` devices have n tokens together, each goes through its own in as many chunks as one would through all.
     """
     return n if n * vocab <= LOGITS or plain.asked() else max(128, min(-(-n // 8), LOGITS // vocab) // parts)
+
+
+def chunk_of(n: int, kernel: jax.Array | Parted, parts: int = 1) -> int:
+    """`default_chunk` of n tokens of each of `parts` devices, for the columns that one goes over at a time."""
+    columns = kernel.shape[1] // (kernel.cut.count if isinstance(kernel, Parted) else 1)
+    return default_chunk(n * parts, columns, parts)
 
 
 def token_logps(
@@ -78,6 +84,7 @@ def token_stats(
     bias: jax.Array | None = None,
     softcap: float | None = None,
     chunk: int | None = None,
+    parts: int = 1,
     where: jax.Array | None = None,
     stats: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
@@ -87,6 +94,7 @@ def token_stats(
     "top1" the likeliest token (int32). All but "top1" are differentiable; what is not named costs nothing.
 
     Args:
+      parts: devices that have as many tokens as this one, inside `jax.shard_map`.
       stats: names out of STATS; the rest as in `token_logps`.
 
     Returns:
@@ -100,22 +108,23 @@ def token_stats(
             raise ValueError(f"stats has {name!r}; expected one of: {', '.join(STATS)}")
     _check(hidden, kernel, targets, bias, where)
     n, vocab = hidden.shape[0], kernel.shape[1]
-    fused = None if chunk is not None else _fused(hidden, kernel, bias, softcap, stats)
-    chunk = default_chunk(n, vocab) if chunk is None else chunk
+    fused = None if chunk is not None else _fused(hidden, kernel, bias, softcap, stats, parts)
+    chunk = chunk_of(n, kernel, parts) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk={chunk} must be at least 1")
-    targets = jnp.clip(targets, 0, vocab - 1)
+    targets = jnp.clip(targets, 0, vocab - 1).astype(jnp.int32)
     head = _Head(kernel, bias, softcap)
     names = tuple(sorted(set(stats)))
-    if fused is not None:
-        wanted = jnp.ones(n, bool) if where is None else where
-        values = fused(hidden, kernel, targets.astype(jnp.int32), wanted)
+    wanted = jnp.ones(n, bool) if where is None else where
+    if fused is not None and not isinstance(kernel, Parted):
+        values = fused(hidden, kernel, targets, wanted)
         return {name: values[name == "logsumexp"] for name in ("logps", *names)}
     if where is not None:
         hidden = jnp.where(where[:, None], hidden, 0)
     out: Any
     if isinstance(kernel, Parted):
-        out = _of_slices(kernel, hidden, targets, where, head, names, chunk)
+        how = head_tpu.facts(hidden, vocab // kernel.cut.count, softcap) if fused else chunk
+        out = _of_slices(kernel, hidden, targets, wanted if fused else where, head, names, how)
     elif chunk >= n:
         out = _of_logits(_logits(hidden, head), targets, names)
     else:
@@ -132,9 +141,10 @@ def row_logps(
     bias: jax.Array | None = None,
     softcap: float | None = None,
     chunk: int | None = None,
+    parts: int = 1,
 ) -> jax.Array:
     """`token_logps` of rows, [R, T] float32, 0 where `where` is False; see `row_stats`."""
-    return row_stats(hidden, kernel, targets, where, bias=bias, softcap=softcap, chunk=chunk)["logps"]
+    return row_stats(hidden, kernel, targets, where, bias=bias, softcap=softcap, chunk=chunk, parts=parts)["logps"]
 
 
 def row_stats(
@@ -146,6 +156,7 @@ def row_stats(
     bias: jax.Array | None = None,
     softcap: float | None = None,
     chunk: int | None = None,
+    parts: int = 1,
     stats: tuple[str, ...] = (),
 ) -> dict[str, jax.Array]:
     """`token_stats` of rows [R, T], each row's tokens in an order that leaves the most chunks without one asked for.
@@ -159,10 +170,10 @@ def row_stats(
       {"logps": [R, T], name: [R, T], ...}, 0 where `where` is False.
     """
     rows, length = where.shape
-    n, vocab = where.size, kernel.shape[1]
-    by_kernel = chunk is None and _fused(hidden, kernel, bias, softcap, stats) is not None
-    of_tokens = functools.partial(token_stats, bias=bias, softcap=softcap, chunk=chunk, stats=stats)
-    chunk = default_chunk(n, vocab) if chunk is None else chunk
+    n = where.size
+    by_kernel = chunk is None and _fused(hidden, kernel, bias, softcap, stats, parts) is not None
+    of_tokens = functools.partial(token_stats, bias=bias, softcap=softcap, chunk=chunk, parts=parts, stats=stats)
+    chunk = chunk_of(n, kernel, parts) if chunk is None else chunk
 
     def of_rows(hidden: jax.Array, targets: jax.Array, where: jax.Array) -> dict[str, jax.Array]:
         found = of_tokens(hidden.reshape(n, -1), kernel, targets.ravel(), where=where.ravel())
@@ -194,18 +205,18 @@ def seq_logps(token_logps: jax.Array, where: jax.Array | None = None) -> jax.Arr
 
 
 def _fused(
-    hidden: jax.Array, kernel: jax.Array | Parted, bias: Any, softcap: Any, stats: Collection[str]
+    hidden: jax.Array, kernel: jax.Array | Parted, bias: Any, softcap: Any, stats: Collection[str], parts: int = 1
 ) -> Callable[..., tuple[jax.Array, jax.Array]] | None:
     """The kernel that takes the place of chunks, if there is one for this device that knows what is asked."""
-    if isinstance(kernel, Parted) or bias is not None or not set(stats) <= {"logsumexp"}:
-        return None
     width, n = hidden.shape[-1], hidden.size // hidden.shape[-1]
-    if n <= default_chunk(n, kernel.shape[1]):
+    if bias is not None or not set(stats) <= {"logsumexp"} or n <= chunk_of(n, kernel, parts):
         return None
     if (softcap is None or isinstance(softcap, float)) and head_tpu.usable(hidden, kernel):
         return functools.partial(head_tpu.logps, softcap=softcap)
-    known = softcap is None and hidden.dtype == kernel.dtype == jnp.dtype(jnp.float32) and native.usable("head")
-    return native_head.logps if known and (width <= NATIVE_WIDTH or native.tiles()) else None
+    if isinstance(kernel, Parted) or softcap is not None or not native.usable("head"):
+        return None
+    known = hidden.dtype == kernel.dtype == jnp.dtype(jnp.float32) and (width <= NATIVE_WIDTH or native.tiles())
+    return native_head.logps if known else None
 
 
 class _Head(NamedTuple):
@@ -415,16 +426,26 @@ def _of_slices(
     where: jax.Array | None,
     head: _Head,
     stats: Collection[str],
-    chunk: int,
+    how: int | head_tpu.Facts,
 ) -> dict[str, jax.Array]:
-    """`_of_logits` of a vocabulary in slices, with the share of each in all probability."""
+    """`_of_logits` of a vocabulary in slices, with the share of each in all probability.
+
+    Args:
+      how: a slice is gone over: in chunks of so many tokens, or by the kernel.
+    """
     cut, vocab = kernel.cut, kernel.shape[1]
-    index, place = cut.find(targets, vocab)
+    index, places = jnp.divmod(targets, vocab // cut.count)
     kept = tuple(sorted({*stats, "logsumexp", *(("top",) if "top1" in stats else ())}))
-    each: Any = _sliced(kept, chunk, cut, hidden, place, where, head._replace(kernel=kernel.rows))
+    head = head._replace(kernel=kernel.rows, bias=None if head.bias is None else cut.own(head.bias))
+    back = None
+    if isinstance(how, head_tpu.Facts) and where is not None:
+        hidden, places, where, back = head_tpu.arranged(how, hidden, places, where)
+    each: Any = _sliced(kept, how, cut, hidden, places, where, head)
+    each = {name: cut.collect(x if back is None else x[:, back]) for name, x in each.items()}
     logsumexp = jax.nn.logsumexp(each["logsumexp"], axis=0)
     ahead = each["logsumexp"] - logsumexp
-    share, here = jnp.exp(ahead), index == jnp.arange(cut.slices)[:, None]
+    slices = jnp.arange(cut.count)[:, None]
+    share, here = jnp.exp(ahead), index == slices
     out = {"logps": jnp.sum(jnp.where(here, each["logps"] + ahead, 0), axis=0), "logsumexp": logsumexp}
     if "entropy" in stats:
         out["entropy"] = jnp.sum(share * (each["entropy"] - ahead), axis=0)
@@ -433,15 +454,15 @@ def _of_slices(
     if "mean_logp" in stats:
         out["mean_logp"] = jnp.mean(each["mean_logp"] + ahead, axis=0)
     if "top1" in stats:
-        columns = cut.column(jnp.arange(cut.slices)[:, None], each["top1"], vocab)
+        columns = slices * (vocab // cut.count) + each["top1"]
         out["top1"] = jnp.min(jnp.where(each["top"] == jnp.max(each["top"], axis=0), columns, vocab), axis=0)
     return {name: out[name] for name in ("logps", *stats)}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _sliced(stats, chunk, cut, hidden, places, where, head):
+def _sliced(stats, how, cut, hidden, places, where, head):
     """{name: [slices, N]} under the softmax of each slice by itself, as if its column of each token were `places`."""
-    return _sliced_fwd(stats, chunk, cut, hidden, places, where, head)[0]
+    return _sliced_fwd(stats, how, cut, hidden, places, where, head)[0]
 
 
 def _slice(cut: Cut, hidden: jax.Array, head: _Head, index: jax.Array) -> _Head:
@@ -450,15 +471,19 @@ def _slice(cut: Cut, hidden: jax.Array, head: _Head, index: jax.Array) -> _Head:
     return _Head(kernel, None if head.bias is None else cut.slice(head.bias, index), head.softcap)
 
 
-def _sliced_fwd(stats, chunk, cut, hidden, places, where, head):
+def _sliced_fwd(stats, how, cut, hidden, places, where, head):
     def step(_, index):
-        return None, _chunked_fwd(stats, chunk, hidden, places, where, _slice(cut, hidden, head, index))[0]
+        of_slice = _slice(cut, hidden, head, index)
+        if isinstance(how, int):
+            return None, _chunked_fwd(stats, how, hidden, places, where, of_slice)[0]
+        own, lse = head_tpu.forward(how, hidden, of_slice.kernel, places, where)
+        return None, {"logps": own, "logsumexp": lse}
 
     out = lax.scan(step, None, jnp.arange(cut.slices))[1]
     return out, (hidden, places, where, head, out)
 
 
-def _sliced_bwd(stats, chunk, cut, saved, grads):
+def _sliced_bwd(stats, how, cut, saved, grads):
     hidden, places, where, head, out = saved
     wide = jnp.promote_types(hidden.dtype, jnp.float32)
 
@@ -466,7 +491,12 @@ def _sliced_bwd(stats, chunk, cut, saved, grads):
         in_hidden, total = totals
         index, out, grads = part
         of_slice = _slice(cut, hidden, head, index)
-        more, found = _chunked_grads(chunk, (hidden, places, where, of_slice, out), grads)
+        if isinstance(how, int):
+            more, found = _chunked_grads(how, (hidden, places, where, of_slice, out), grads)
+        else:
+            saved = hidden, of_slice.kernel, places, where, out["logsumexp"]
+            more, in_kernel = head_tpu.backward(how, saved, (grads["logps"], grads["logsumexp"]))
+            found = _Head(in_kernel, None, 0.0)
         total = _Head(
             cut.put(total.kernel, cut.scatter(found.kernel), index),
             None if head.bias is None else cut.put(total.bias, found.bias, index),

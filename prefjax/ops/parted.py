@@ -1,7 +1,7 @@
-"""A matrix [D, V] that no device holds whole: each has some of its rows, and all go over its columns slice by slice.
+"""A matrix [D, V] that no device holds whole: each has some of its rows and columns, and goes over these in slices.
 
-For the output head where devices have tokens of their own (inside `jax.shard_map`). One slice of the vocabulary at a
-time is gathered; its gradient goes back to the devices that hold its rows before the next one comes.
+For the output head where devices have tokens of their own (inside `jax.shard_map`). The rows of one slice of the
+vocabulary at a time are gathered; its gradient goes back to the devices that hold them before the next one comes.
 """
 
 from __future__ import annotations
@@ -18,56 +18,57 @@ SLICES = 8  # at least so many; where more devices share the matrix, at least as
 
 
 class Cut(NamedTuple):
-    """How a matrix is parted.
+    """How a matrix is parted, all of it by hand.
 
     Attributes:
-      axes: of the mesh, over which its rows are cut by hand.
-      blocks: equal pieces that an axis left to the partitioner makes of the columns; a slice has a share of each, so
-        that it is cut over that axis too.
-      slices: of the columns.
+      axes: of the mesh, over which its rows are cut.
+      over: axes over which its columns are cut.
+      slices: of the columns that a device has.
     """
 
     axes: tuple[str, ...]
-    blocks: int
+    over: tuple[str, ...]
     slices: int
 
+    @property
+    def count(self) -> int:
+        """Slices on all devices together."""
+        return self.slices * lax.axis_size(self.over)
+
     def split(self, x: jax.Array) -> jax.Array:
-        """[..., V] as [..., blocks, slices, V / blocks / slices]."""
-        return x.reshape(*x.shape[:-1], self.blocks, self.slices, x.shape[-1] // (self.blocks * self.slices))
+        """A device's [..., V / devices] as [slices, ..., V / devices / slices]."""
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], self.slices, -1), -2, 0)
 
     def slice(self, x: jax.Array, index: ArrayLike) -> jax.Array:
-        """[..., V / slices]: one slice of the columns."""
-        return lax.dynamic_index_in_dim(self.split(x), index, x.ndim, keepdims=False).reshape(*x.shape[:-1], -1)
+        """[..., V / devices / slices]: one slice of the columns that a device has."""
+        size = x.shape[-1] // self.slices
+        return lax.dynamic_slice_in_dim(x, index * size, size, axis=-1)
 
     def put(self, x: jax.Array, value: jax.Array, index: ArrayLike) -> jax.Array:
         """`x` with `value` in the place of one slice."""
-        split = self.split(x)
-        value = value.reshape(*split.shape[:-2], split.shape[-1])
-        return lax.dynamic_update_index_in_dim(split, value, index, x.ndim).reshape(x.shape)
+        return lax.dynamic_update_slice_in_dim(x, value, index * value.shape[-1], axis=-1)
 
-    def find(self, columns: ArrayLike, width: int) -> tuple[jax.Array, jax.Array]:
-        """(slice, place in it) of columns of a matrix that has `width`."""
-        each = width // (self.blocks * self.slices)
-        block, index, place = jnp.unravel_index(columns, (self.blocks, self.slices, each))
-        return index, block * each + place
-
-    def column(self, index: jax.Array, place: jax.Array, width: int) -> jax.Array:
-        """The inverse of `find`."""
-        each = width // (self.blocks * self.slices)
-        return (place // each * self.slices + index) * each + place % each
+    def own(self, x: jax.Array) -> jax.Array:
+        """Of what every device has whole, [..., V], the columns that are its own."""
+        size = x.shape[-1] // lax.axis_size(self.over)
+        return lax.dynamic_slice_in_dim(x, lax.axis_index(self.over) * size, size, axis=-1) if self.over else x
 
     def gather(self, rows: jax.Array) -> jax.Array:
         """All rows, of those that each device has."""
-        return lax.all_gather(rows, self.axes, axis=0, tiled=True)
+        return lax.all_gather(rows, self.axes, axis=0, tiled=True) if self.axes else rows
 
     def scatter(self, whole: jax.Array) -> jax.Array:
         """The sum over devices of matrices, of which each gets its own rows."""
-        return lax.psum_scatter(whole, self.axes, scatter_dimension=0, tiled=True)
+        return lax.psum_scatter(whole, self.axes, scatter_dimension=0, tiled=True) if self.axes else whole
+
+    def collect(self, x: jax.Array) -> jax.Array:
+        """[count, ...] of [slices, ...]: what the devices found, each in its own columns, in the order of these."""
+        return lax.all_gather(x, self.over, axis=0, tiled=True) if self.over else x
 
 
 @dataclasses.dataclass(frozen=True)
 class Parted:
-    """A device's `rows` [D / devices, V] of a matrix, where a function expects the matrix."""
+    """A device's `rows` [D / devices, V / devices] of a matrix, where a function expects the matrix."""
 
     rows: jax.Array
     cut: Cut
@@ -75,15 +76,19 @@ class Parted:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole matrix."""
-        return self.rows.shape[0] * lax.axis_size(self.cut.axes), *self.rows.shape[1:]
+        rows, columns = self.rows.shape
+        return rows * lax.axis_size(self.cut.axes), columns * lax.axis_size(self.cut.over)
 
 
-def slices(width: int, devices: int, blocks: int = 1) -> int:
-    """Into how many slices so many columns go; 1 where no number fits them."""
+def slices(width: int, devices: int) -> int:
+    """Into how many slices so many columns go where `devices` share the rows; 0 where no number fits them."""
     least = max(SLICES, devices)
-    return next((count for count in range(least, 4 * least) if width % (blocks * count) == 0), 1)
+    return next((count for count in range(least, 4 * least) if width % count == 0), 0)
 
 
 def whole(matrix: jax.Array | Parted) -> jax.Array:
     """The matrix, gathered where it is parted."""
-    return matrix.cut.gather(matrix.rows) if isinstance(matrix, Parted) else matrix
+    if not isinstance(matrix, Parted):
+        return matrix
+    rows, over = matrix.cut.gather(matrix.rows), matrix.cut.over
+    return lax.all_gather(rows, over, axis=1, tiled=True) if over else rows

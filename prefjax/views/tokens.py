@@ -24,12 +24,6 @@ def row_states(model: LanguageModel, params: Any, batch: layout.Batch, where: ja
     return placement.taken(hidden, layout.predictors(batch), layout.prompt_ends(batch), batch["segments"])
 
 
-def own_chunk(states: jax.Array, head: Unembed, *, sliced: bool = True) -> int | None:
-    """`placement.head_chunk` of rows of states."""
-    rows, length, _ = states.shape
-    return placement.head_chunk(rows, length, head.kernel.shape, sliced=sliced)
-
-
 def row_layers(model: LanguageModel, params: Any, batch: layout.Batch) -> jax.Array:
     """[R, L, T, D] the residual stream after each layer, of the positions that predict each token."""
     layers = range(1, model.config.num_layers + 1)
@@ -42,12 +36,12 @@ def row_stats(
 ) -> dict[str, jax.Array]:
     """{"logps" and each of `stats`: [R, T]} of the tokens that `where` [R, T] holds, else 0; see `ops.logprobs`."""
     head = model.unembed(params)
-    chunk = own_chunk(states, head)
+    parts = placement.token_parts(*states.shape[:2])
 
     def of_rows(head: Unembed, *rows: jax.Array) -> dict[str, jax.Array]:
         states, targets, where = rows
         return logprobs.row_stats(
-            states, head.kernel, targets, where, bias=head.bias, softcap=head.softcap, chunk=chunk, stats=stats
+            states, head.kernel, targets, where, bias=head.bias, softcap=head.softcap, parts=parts, stats=stats
         )
 
     return placement.by_token(of_rows, head, states, batch["tokens"], where)
@@ -71,7 +65,7 @@ def head_kls(
     head: Unembed, ref_head: Unembed, states: jax.Array, ref_states: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
     """[R, T] `ops.token_kls` of rows of states [R, T, D]: KL(ref || policy), nats; 0 where `where` is False."""
-    chunk = own_chunk(states, head, sliced=False)
+    parts = placement.token_parts(*states.shape[:2])
 
     def of_rows(heads: tuple[Unembed, Unembed], *rows: jax.Array) -> jax.Array:
         own, ref = heads
@@ -83,7 +77,7 @@ def head_kls(
             bias=own.bias,
             ref_bias=ref.bias,
             softcap=own.softcap,
-            chunk=chunk,
+            parts=parts,
             where=None if where is None else rows[2].reshape(-1),
         )
         return kls.reshape(rows[0].shape[:2])

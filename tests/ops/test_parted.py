@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from prefjax import mesh as meshes
 from prefjax.models import placement
 from prefjax.models.decoder import Unembed
-from prefjax.ops import logprobs, parted
+from prefjax.ops import head_tpu, logprobs, parted
 from prefjax.ops.token_kls import token_kls
 from tests import jaxprs
 
@@ -88,46 +88,61 @@ def test_statistics_and_gradients_equal_one_devices(grid, dtype, stats, toleranc
         e for spread in made if spread.primitive.name == "shard_map" for e in jaxprs.equations(spread.params["jaxpr"])
     ]
     assert {"all_gather", "reduce_scatter"} <= {e.primitive.name for e in inside}
-    assert max(v.aval.size for e in inside for v in e.outvars) == D * V // 4
+    assert max(v.aval.size for e in inside for v in e.outvars) == D * V // 8
 
 
-def test_exact_divergences_gather_the_heads(grid):
+def largest_inside(grid, fn, *args):
+    """Of what a device makes for itself, the most numbers of one array."""
+    made = jaxprs.equations(jax.make_jaxpr(placement.on(grid, fn))(*args).jaxpr)
+    spread = [e for e in made if e.primitive.name == "shard_map"]
+    return max(v.aval.size for e in spread for inner in jaxprs.equations(e.params["jaxpr"]) for v in inner.outvars)
+
+
+@pytest.mark.parametrize("width, sliced", [(D, True), (D + 2, False)])  # devices do not divide D + 2
+def test_exact_divergences_go_over_both_heads_in_slices(grid, width, sliced):
     def kls(head, states, targets, where):
-        def of_rows(head, states, where):
+        def of_rows(heads, states, where):
+            own, ref = heads
             found = token_kls(
                 states.reshape(-1, D),
-                jnp.cos(states).reshape(-1, D),
-                head.kernel,
-                head.kernel,
-                bias=head.bias,
+                jnp.pad(jnp.cos(states), ((0, 0), (0, 0), (0, width - D))).reshape(-1, width),
+                own.kernel,
+                ref,
+                bias=own.bias,
+                softcap=own.softcap,
                 where=where.ravel(),
                 chunk=2,
             )
             return found.reshape(where.shape)
 
-        return {"kls": placement.by_token(of_rows, Unembed(head[0], head[1], None), states, where)}
+        ref = jnp.pad(jnp.sin(head[0]), ((0, width - D), (0, 0)))
+        return {"kls": placement.by_token(of_rows, (Unembed(*head[:2], 3.0), ref), states, where)}
 
     fn, args = functools.partial(both, kls), inputs()
     for a, b in zip(jax.tree.leaves(placed(grid, fn)(*args)), jax.tree.leaves(jax.jit(fn)(*args)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    most = largest_inside(grid, fn, *args)
+    assert most == D * V // 8 if sliced else most >= D * V
 
 
 def test_slices_hold_every_column_once():
-    cut = parted.Cut((), blocks=2, slices=3)
+    cut = parted.Cut((), (), slices=3)
     columns = jnp.arange(12)
-    index, place = cut.find(columns, 12)
     pieces = np.array([cut.slice(columns[None], i)[0] for i in range(3)])
-    np.testing.assert_array_equal(pieces[index, place], columns)
-    assert pieces[0].tolist() == [0, 1, 6, 7]  # a share of each half
-    np.testing.assert_array_equal(cut.column(index, place, 12), columns)
-    np.testing.assert_array_equal(cut.put(columns, -pieces[1], 1), np.where(index == 1, -columns, columns))
+    np.testing.assert_array_equal(pieces.ravel(), columns)
+    np.testing.assert_array_equal(cut.split(columns), pieces)
+    np.testing.assert_array_equal(cut.split(jnp.stack([columns, -columns]))[:, 1], -pieces)
+    np.testing.assert_array_equal(cut.put(columns, -pieces[1], 1), np.where(columns // 4 == 1, -columns, columns))
 
 
-def test_what_is_parted(grid):
+def test_what_is_parted(grid, monkeypatch):
     cut = placement.on(grid, placement.head_cut)
-    assert cut(ROWS, LENGTH, (D, V)) == parted.Cut(("fsdp", "sequence"), 2, 8)
-    assert cut(1, LENGTH, (D, V)) == parted.Cut(("sequence",), 2, 8)  # rows that are not cut, as they are one
-    assert cut(ROWS, LENGTH, (D, 9 * 23)) == parted.Cut(("fsdp", "sequence"), 1, 9)
+    assert cut(ROWS, LENGTH, (D, V)) == parted.Cut(("fsdp", "sequence"), ("tensor",), 8)
+    assert cut(1, LENGTH, (D, V)) == parted.Cut(("sequence",), ("tensor",), 8)  # one row is not cut
+    assert cut(ROWS, LENGTH, (D, 9 * 23)) == parted.Cut(("fsdp", "sequence"), (), 9)
     for rows, length, shape in ((2, 7, (D, V)), (2, 8, (6, V)), (2, 8, (D, 193)), (2, 8, (V,))):
         assert cut(rows, length, shape) is None
     assert placement.head_cut(ROWS, LENGTH, (D, V)) is None  # no mesh
+    monkeypatch.setattr(head_tpu, "here", lambda: True)  # where a kernel is, rows alone are cut by hand too
+    assert cut(ROWS, 7, (D, V)) == parted.Cut(("fsdp",), ("tensor",), 8)
+    assert cut(1, 7, (D, V)) is None
