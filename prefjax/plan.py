@@ -2,7 +2,8 @@
 
 The step is compiled for as many fake CPU devices as the mesh asks for: shapes, shardings and collectives are the real
 ones, since the partitioner is the same. Arithmetic is counted in the program before partitioning, loops of known length
-included. Attention left to "auto" is planned as "plain", what a TPU runs; cuDNN on a GPU holds no [T, T] array, so
+included. Kernels for TPUs and GPUs are planned as what stands in for them on a CPU: the output head in chunks where a
+device's own kernel holds no logits, attention left to "auto" as "plain" where cuDNN and splash hold no [T, T] array. So
 memory there is less than planned.
 """
 
@@ -212,7 +213,8 @@ def make(config: Any, workdir: Any, *, chip: Chip, efficiency: float = 0.5) -> P
     batch = {name: _shape(np.asarray(x)) for name, x in example.items()}
     step = placement.on(grid, train.make_step(objective, tx, loop.refresh_of(config)))
     jitted = jax.jit(step, in_shardings=(placed, where, None), out_shardings=(placed, None), donate_argnums=0)
-    with native.off():  # other devices have no such kernels, and nobody can count what they do
+    # Other devices have no such kernels, of which nobody can count what they do, but their own for the output head
+    with native.off(), placement.elsewhere():
         flops = matmul_flops(jax.make_jaxpr(step)(shapes, batch, key))
         compiled = jitted.lower(shapes, batch, key).compile()
     found = compiled.memory_analysis()

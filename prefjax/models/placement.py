@@ -11,19 +11,21 @@ attention falls with the axis; the keys and values of one layer, gathered, do no
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from prefjax.ops import head_tpu, parted
+from prefjax.ops import head_gpu, head_tpu, parted
 
 _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+_ELSEWHERE: contextvars.ContextVar[bool] = contextvars.ContextVar("elsewhere", default=False)
 AXES = ("data", "fsdp")
 SEQUENCE = "sequence"
 
@@ -144,13 +146,28 @@ def attention(
     return spread(*queries, *keys, mask)
 
 
+def kernels() -> bool:
+    """Whether the output head has a kernel on the devices there are, which the partitioner cannot cut."""
+    return _ELSEWHERE.get() or head_tpu.here() or head_gpu.here()
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[None]:
+    """Inside, activations are placed as on devices with `kernels`, whatever the devices are: for plans."""
+    token = _ELSEWHERE.set(True)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(token)
+
+
 def _own_tokens(rows: int, length: int) -> tuple[tuple[str, ...], ...] | None:
     """Axes over which [rows, length] are cut, where `by_token` gives each device tokens of its own; else None.
 
-    That is where rows are cut along their tokens, and where kernels are that the partitioner cannot cut.
+    That is where rows are cut along their tokens, and where there are `kernels`.
     """
     mesh, batch, cut = _MESH.get(), _cut(rows, *AXES), _cut(length, SEQUENCE)
-    if mesh is None or not (cut or (head_tpu.here() and rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0)):
+    if mesh is None or not (cut or (kernels() and rows % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0)):
         return None
     return batch or (), cut or ()
 

@@ -17,6 +17,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from prefjax.ops import parted
+from prefjax.ops.head_chunks import Head
+
 TOKENS, COLUMNS = 256, 512  # the most of a block
 WIDEST = 4096  # of hidden states: beyond, a core's memory has no room for blocks, and chunks cost little more
 _LANES = 128
@@ -32,26 +35,34 @@ def here() -> bool:
 def usable(hidden: jax.Array, kernel: Any) -> bool:
     """Whether the kernel is to run: for a dtype and width it knows, by each TPU for itself, as XLA cannot cut it.
 
-    That is where there is one, and inside `jax.shard_map` over all axes of a mesh.
-
     Args:
       kernel: [D, V], or a `parted.Parted`.
     """
-    width, mesh = hidden.shape[-1], jax.sharding.get_abstract_mesh()
-    dtypes = hidden.dtype.name, getattr(kernel, "rows", kernel).dtype.name
-    known = set(dtypes) <= set(_DTYPES) and width % _LANES == 0 and width <= WIDEST
-    alone = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
-    return known and alone and here()
+    width, dtypes = hidden.shape[-1], {hidden.dtype.name, getattr(kernel, "rows", kernel).dtype.name}
+    return dtypes <= set(_DTYPES) and width % _LANES == 0 and width <= WIDEST and parted.alone() and here()
 
 
 class Facts(NamedTuple):
-    """What a kernel is made for; of a vocabulary that lies in slices: one of these."""
+    """What a kernel is made for: a vocabulary, or one slice of it (a `head_slices.Way`)."""
 
     vocab: int
     softcap: float | None
     tokens: int  # of a block
     columns: int
     interpret: bool
+
+    def arranged(self, hidden, targets, where) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        return arranged(self, hidden, targets, where)
+
+    def forward(self, stats, hidden, targets, where, head) -> dict[str, jax.Array]:
+        del stats  # these alone are asked for where the kernel is used
+        return dict(zip(("logps", "logsumexp"), forward(self, hidden, head.kernel, targets, where), strict=True))
+
+    def gradients(self, saved, grads) -> tuple[jax.Array, Head]:
+        hidden, targets, where, head, out = saved
+        saved = hidden, head.kernel, targets, where, out["logsumexp"]
+        in_hidden, in_kernel = backward(self, saved, (grads["logps"], grads["logsumexp"]))
+        return in_hidden, Head(in_kernel, None, None if head.softcap is None else jnp.zeros(()))
 
 
 def logps(

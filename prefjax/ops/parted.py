@@ -80,7 +80,13 @@ class Parted:
         return rows * lax.axis_size(self.cut.axes), columns * lax.axis_size(self.cut.over)
 
 
-def slices(width: int, devices: int) -> int:
+def alone() -> bool:
+    """Whether what is traced is one device's program, which the partitioner does not cut: kernels run in such alone."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+
+
+def slices(width: int, devices: int = 1) -> int:
     """Into how many slices so many columns go where `devices` share the rows; 0 where no number fits them."""
     least = max(SLICES, devices)
     return next((count for count in range(least, 4 * least) if width % count == 0), 0)

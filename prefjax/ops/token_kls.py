@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from prefjax.ops import logprobs, parted
+from prefjax.ops import head_slices, parted
 from prefjax.ops.sequences import token_kls as exact
 
 
@@ -41,7 +41,7 @@ def token_kls(
       hidden, ref_hidden: [N, D], [N, D'] states that predict the token, of policy and reference.
       kernel, ref_kernel: [D, V], [D', V] output heads, or a device's part of each; bias, ref_bias: [V].
       softcap: c in c tanh(logits / c), of both models.
-      chunk: tokens whose logits are alive together; None is `logprobs.default_chunk`.
+      chunk: tokens whose logits are alive together; None is `head_chunks.default_chunk`.
       parts: devices that have as many tokens as this one, inside `jax.shard_map`.
       where: [N] bool; elsewhere the KL is 0 and no gradient flows.
     Returns: [N] nats, >= 0, float32 at least. Raises: ValueError for shapes that do not fit, or a chunk below 1.
@@ -57,7 +57,7 @@ def token_kls(
             f"policy [{hidden.shape[0]}, {kernel.shape[1]}] and reference [{ref_hidden.shape[0]}, "
             f"{ref_kernel.shape[1]}] differ in tokens or vocabulary"
         )
-    chunk = logprobs.chunk_of(hidden.shape[0], kernel, parts) if chunk is None else chunk
+    chunk = head_slices.chunk_of(hidden.shape[0], kernel, parts) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk={chunk} must be at least 1")
     if where is not None:
@@ -90,7 +90,7 @@ def _in_chunks(
     n = hidden.shape[0]
     if chunk >= n:
         return part((hidden, ref_hidden))
-    # Strided, as in `logprobs`, so that a token axis sharded over devices stays sharded inside every chunk
+    # Strided, as in `head_chunks`, so that a token axis sharded over devices stays sharded inside every chunk
     count = -(-n // chunk)
     size = -(-n // count)
 

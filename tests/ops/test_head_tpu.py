@@ -6,12 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
-from prefjax import mesh as meshes
-from prefjax.models import placement
-from prefjax.models.decoder import Unembed
-from prefjax.ops import head_tpu, logprobs
+from prefjax.ops import head_chunks, head_tpu, logprobs
 
 N, WIDTH, VOCAB = 90, 128, 300  # the last blocks of tokens and of columns are not full
 
@@ -55,49 +51,6 @@ def test_equals_the_plain_form(monkeypatch, dtype, softcap, atol):
     jax.tree.map(close, got, expected)
 
 
-@pytest.mark.parametrize("axes, softcap, dtype", [
-    ({"data": 2, "fsdp": 2, "tensor": 2}, None, "float32"), ({"data": 8}, 2.0, "float32"),
-    ({"data": 1, "tensor": 8}, None, "float32"), ({"fsdp": 2, "sequence": 4, "data": 1}, 2.0, "bfloat16"),
-])  # fmt: skip
-def test_on_a_mesh_each_device_runs_it_for_its_own_tokens(monkeypatch, axes, softcap, dtype):
-    if jax.device_count() < 8:
-        pytest.skip("needs 8 devices, real or faked")
-    monkeypatch.setattr(head_tpu, "TOKENS", 32)
-    monkeypatch.setattr(head_tpu, "COLUMNS", 128)
-    keys, shape, vocab = jax.random.split(jax.random.key(1), 5), (8, 16), 384
-    states = jax.random.normal(keys[0], (*shape, WIDTH), dtype)
-    kernel = jax.random.normal(keys[1], (WIDTH, vocab)) / 8
-    targets, where = jax.random.randint(keys[2], shape, 0, vocab), jax.random.bernoulli(keys[3], 0.6, shape)
-    weight = jax.random.normal(keys[4], (2, *shape))
-
-    def both(states, kernel):
-        parts = placement.token_parts(*shape)
-
-        def of_rows(head, *rows):
-            options = {"softcap": head.softcap, "parts": parts, "stats": ("logsumexp",)}
-            return logprobs.row_stats(rows[0], head.kernel, *rows[1:], **options)
-
-        def loss(states, kernel):
-            found = placement.by_token(of_rows, Unembed(kernel, None, softcap), states, targets, where)
-            return sum(jnp.sum(x * w) for x, w in zip(found.values(), weight, strict=True)), found
-
-        return jax.grad(loss, (0, 1), has_aux=True)(states, kernel)
-
-    expected = jax.jit(both)(states, kernel)
-    monkeypatch.setattr(head_tpu, "here", lambda: True)
-    facts = head_tpu.facts
-    monkeypatch.setattr(head_tpu, "facts", lambda *args: facts(*args[:3], interpret=True))
-    monkeypatch.setattr(logprobs, "default_chunk", lambda *_: 1)
-    grid = meshes.make_mesh(axes)
-    places = PartitionSpec(placement.AXES), PartitionSpec("fsdp", "tensor")
-    step = jax.jit(placement.on(grid, both), in_shardings=tuple(NamedSharding(grid, place) for place in places))
-    assert "pallas_call" in str(jax.make_jaxpr(placement.on(grid, both))(states, kernel))
-    for a, b in zip(jax.tree.leaves(step(states, kernel)), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        a, b = (np.asarray(x, np.float64) for x in (a, b))
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=(2e-6 if dtype == "float32" else 1e-2) * np.abs(b).max())
-
-
 def test_nothing_asked_for():
     hidden, kernel, targets, _, grads = drawn()
     call = functools.partial(head_tpu.logps, targets=targets, where=jnp.zeros(N, bool), interpret=True)
@@ -137,7 +90,7 @@ def test_when_it_is_picked(monkeypatch):
     assert not head_tpu.usable(hidden.astype("float16"), kernel) and not head_tpu.usable(hidden[:, :100], kernel)
     assert not head_tpu.usable(jnp.zeros((2, 8192)), jnp.zeros((8192, 3)))
     monkeypatch.setattr(head_tpu, "logps", functools.partial(head_tpu.logps, interpret=True))
-    monkeypatch.setattr(logprobs, "default_chunk", lambda *_: 16)
+    monkeypatch.setattr(head_chunks, "default_chunk", lambda *_: 16)
     found = logprobs.token_stats(hidden, kernel, targets, where=where, stats=("logsumexp",), softcap=2.0)
     jaxpr = str(jax.make_jaxpr(lambda h: logprobs.token_logps(h, kernel, targets, where=where))(hidden))
     assert "pallas_call" in jaxpr

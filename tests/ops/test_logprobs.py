@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from prefjax.ops import logprobs
-from prefjax.ops.logprobs import STATS, default_chunk, row_logps, seq_logps, token_logps, token_stats
+from prefjax.ops import head_chunks, logprobs
+from prefjax.ops.head_chunks import default_chunk
+from prefjax.ops.logprobs import STATS, row_logps, seq_logps, token_logps, token_stats
 from tests import jaxprs
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -262,13 +263,13 @@ def test_rows_equal_their_tokens_and_skip_chunks(rows, length, chunk):
 
 
 def test_only_chunks_with_a_token_asked_for_are_computed(monkeypatch):
-    computed, inner = [], logprobs._of_logits
+    computed, inner = [], head_chunks.statistics
 
     def counted(*args, **options):
         jax.debug.callback(lambda: computed.append(1))
         return inner(*args, **options)
 
-    monkeypatch.setattr(logprobs, "_of_logits", counted)
+    monkeypatch.setattr(head_chunks, "statistics", counted)
     where = np.zeros((2, 16), bool)
     where[0, 3:7] = where[1, [0, 5, 10, 15]] = True  # 8 of 32, all of which fit into one chunk
     hidden, kernel, targets = jnp.ones((2, 16, D)), jnp.ones((D, V)), np.zeros((2, 16), int)

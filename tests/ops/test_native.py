@@ -17,7 +17,7 @@ import pytest
 from prefjax.models import attention as plain_attention
 from prefjax.models import layers, lora
 from prefjax.models.decoder import decoder
-from prefjax.ops import logprobs
+from prefjax.ops import head_chunks, logprobs
 from prefjax.ops.native import attention, head, library, mlp
 from prefjax.views import language
 
@@ -272,7 +272,7 @@ def test_a_model_runs_on_kernels_where_they_are_usable_and_gives_the_same(monkey
     used = []
     monkeypatch.setattr("prefjax.models.attention.BLOCKWISE", 1)
     monkeypatch.setattr("prefjax.models.layers.NATIVE_SIZE", 1)
-    monkeypatch.setattr(logprobs, "default_chunk", lambda n, *_: n // 2)
+    monkeypatch.setattr(head_chunks, "default_chunk", lambda n, *_: n // 2)
     with library.off():
         expected = jax.jit(jax.value_and_grad(loss))(params)
     monkeypatch.setattr(library, "usable", lambda name: used.append(name) or True)
@@ -390,7 +390,7 @@ def test_wide_matrices_are_the_kernels_on_tiles_alone(monkeypatch):
     hidden: Any = jnp.zeros((9, 4096))
     kernel: Any = jax.ShapeDtypeStruct((4096, 32000), "float32")
     monkeypatch.setattr(library, "usable", lambda name: True)
-    monkeypatch.setattr(logprobs, "default_chunk", lambda *_: 1)
+    monkeypatch.setattr(head_chunks, "default_chunk", lambda *_: 1)
     for tiles in (False, True):
         monkeypatch.setattr(library, "tiles", lambda tiles=tiles: tiles)
         assert layers.pays(4096, 8192, 2**22) == tiles and layers.pays(256, 1024, 2**22)

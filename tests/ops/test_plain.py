@@ -15,7 +15,7 @@ def compiled(fn):
 
 def test_second_derivatives_of_a_model_in_forward_and_reverse_mode(monkeypatch):
     # Outside of plain forms each part takes a fast form, as if rows were long and logits many
-    for constant in ("models.attention.BLOCKWISE", "models.layers.NATIVE_SIZE", "ops.logprobs.LOGITS"):
+    for constant in ("models.attention.BLOCKWISE", "models.layers.NATIVE_SIZE", "ops.head_chunks.LOGITS"):
         monkeypatch.setattr(f"prefjax.{constant}", 1)
     model = decoder(vocab_size=50, hidden_size=16, num_layers=1, num_heads=1, intermediate_size=24)
     params = model.init(jax.random.key(0))
