@@ -32,7 +32,7 @@ def plot(rows: Sequence[dict[str, Any]], grown: Mapping[str, Sequence[tuple[int,
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     # Bars to the left, a small panel for each size that grows to the right, two beside each other
     deep = max(1, -(-len(grown) // 2))
@@ -42,6 +42,8 @@ def plot(rows: Sequence[dict[str, Any]], grown: Mapping[str, Sequence[tuple[int,
     names, rates = [row["case"] for row in rows][::-1], [row["tokens_per_s"] for row in rows][::-1]
     bars.bar_label(bars.barh(names, rates), fmt="{:,.0f}", padding=3, fontsize=8)
     bars.set(xlabel="useful tokens a second", xlim=(0, 1.15 * max(rates)))
+    bars.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    bars.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
     bars.spines[["top", "right"]].set_visible(False)
     for i, (name, points) in enumerate(grown.items()):
         axis = figure.add_subplot(grid[i // 2, 2 + i % 2])

@@ -31,8 +31,10 @@ def default_chunk(n: int, vocab: int, parts: int = 1) -> int:
 
 
 class Head(NamedTuple):
-    kernel: Any
-    bias: jax.Array | None
+    """softcap(hidden kernel + bias), or gradients in its parts."""
+
+    kernel: Any  # [D, V]
+    bias: jax.Array | None  # [V]
     softcap: Any
 
 
