@@ -16,6 +16,7 @@ import optax
 from prefjax.objective import Accumulated, Objective, described, is_coupled
 from prefjax.ops import options
 from prefjax.ops.masked import Mean, divide
+from prefjax.ops.parted import varies_over
 
 Refresh = Callable[[Any, Any, dict[str, Any]], Any]
 Step = Callable[..., tuple["State", dict[str, jax.Array]]]
@@ -105,9 +106,7 @@ def varying(tree: Any, axis_name: str) -> Any:
     """Marks replicated arrays as per-device inside `jax.shard_map`, whose transpose would else sum gradients twice."""
 
     def cast(x: jax.Array) -> jax.Array:
-        kind = jax.typeof(x)
-        over = kind.vma if hasattr(kind, "vma") else kind.mat.varying  # renamed in jax 0.10
-        return x if axis_name in over else jax.lax.pcast(x, axis_name, to="varying")
+        return x if axis_name in varies_over(x) else jax.lax.pcast(x, axis_name, to="varying")
 
     return jax.tree.map(cast, tree)
 

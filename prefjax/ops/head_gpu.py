@@ -43,9 +43,11 @@ def usable(hidden: jax.Array, kernel: Any) -> bool:
     Args:
       kernel: [D, V], or a `parted.Parted`.
     """
-    dtype = getattr(kernel, "rows", kernel).dtype.name
-    known = hidden.dtype.name in _DTYPES and dtype in ("float32", *_DTYPES) and hidden.shape[-1] % _ALIGNED == 0
-    return known and parted.alone() and here()
+    rows = getattr(kernel, "rows", kernel)
+    known = (
+        hidden.dtype.name in _DTYPES and rows.dtype.name in ("float32", *_DTYPES) and hidden.shape[-1] % _ALIGNED == 0
+    )
+    return known and parted.alone(hidden, rows) and here()
 
 
 def capability() -> tuple[int, int]:

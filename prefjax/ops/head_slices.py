@@ -59,8 +59,8 @@ class Chunks(NamedTuple):
         return head_chunks.gradients(self.size, saved, grads)
 
 
-def in_slices(kernel: jax.Array | Parted) -> jax.Array | Parted:
-    """A large head of one GPU as slices of its vocabulary, if some number of them divides it.
+def in_slices(kernel: jax.Array | Parted, hidden: jax.Array) -> jax.Array | Parted:
+    """A large head of one GPU, for `hidden`, as slices of its vocabulary, if some number of them divides it.
 
     Else its compiler keeps the head's gradient twice, the sum over chunks and what a chunk adds; a TPU's does not.
     """
@@ -68,7 +68,7 @@ def in_slices(kernel: jax.Array | Parted) -> jax.Array | Parted:
         isinstance(kernel, Parted)
         or kernel.size <= WHOLE
         or jax.default_backend() != "gpu"
-        or not parted.alone()
+        or not parted.alone(kernel, hidden)
         or plain.asked()
     ):
         return kernel
@@ -173,7 +173,7 @@ def gradients(
     grad_logsumexp: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """In hidden and the kernel from those in log-probs and log-sum-exp, in slices of a large head and in chunks."""
-    kernel: Any = in_slices(head.kernel)
+    kernel: Any = in_slices(head.kernel, hidden)
     cut = kernel.cut if isinstance(kernel, Parted) else Cut((), (), 1)
     index, places = jnp.divmod(targets, head.kernel.shape[1] // cut.slices)
     here = index == jnp.arange(cut.slices)[:, None]

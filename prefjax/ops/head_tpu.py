@@ -38,8 +38,9 @@ def usable(hidden: jax.Array, kernel: Any) -> bool:
     Args:
       kernel: [D, V], or a `parted.Parted`.
     """
-    width, dtypes = hidden.shape[-1], {hidden.dtype.name, getattr(kernel, "rows", kernel).dtype.name}
-    return dtypes <= set(_DTYPES) and width % _LANES == 0 and width <= WIDEST and parted.alone() and here()
+    rows = getattr(kernel, "rows", kernel)
+    width, dtypes = hidden.shape[-1], {hidden.dtype.name, rows.dtype.name}
+    return dtypes <= set(_DTYPES) and width % _LANES == 0 and width <= WIDEST and parted.alone(hidden, rows) and here()
 
 
 class Facts(NamedTuple):

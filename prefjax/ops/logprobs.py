@@ -91,7 +91,7 @@ def token_stats(
     fused = None if chunk is not None else _fused(hidden, kernel, bias, softcap, stats, parts)
     # A kernel reads a head in the dtype of the products, of which slices need one slice at a time
     if not isinstance(kernel, Parted) and chunk is None and not (fused and kernel.dtype == hidden.dtype):
-        kernel = head_slices.in_slices(kernel)
+        kernel = head_slices.in_slices(kernel, hidden)
     chunk = head_slices.chunk_of(n, kernel, parts) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk={chunk} must be at least 1")
@@ -155,7 +155,7 @@ def row_stats(
     rows, length = where.shape
     n = where.size
     by_kernel = chunk is None and _fused(hidden, kernel, bias, softcap, stats, parts) is not None
-    kernel = kernel if by_kernel or chunk is not None else head_slices.in_slices(kernel)
+    kernel = kernel if by_kernel or chunk is not None else head_slices.in_slices(kernel, hidden)
     of_tokens = functools.partial(token_stats, bias=bias, softcap=softcap, chunk=chunk, parts=parts, stats=stats)
     chunk = head_slices.chunk_of(n, kernel, parts) if chunk is None else chunk
 
@@ -199,7 +199,7 @@ def _fused(
         if head_tpu.usable(hidden, kernel):
             return functools.partial(head_tpu.logps, softcap=softcap)
         if head_gpu.usable(hidden, kernel):
-            chunk = head_slices.chunk_of(n, head_slices.in_slices(kernel), parts)
+            chunk = head_slices.chunk_of(n, head_slices.in_slices(kernel, hidden), parts)
             return functools.partial(head_gpu.logps, softcap=softcap, chunk=chunk)
     if isinstance(kernel, Parted) or softcap is not None or not native.usable("head"):
         return None

@@ -80,10 +80,20 @@ class Parted:
         return rows * lax.axis_size(self.cut.axes), columns * lax.axis_size(self.cut.over)
 
 
-def alone() -> bool:
-    """Whether what is traced is one device's program, which the partitioner does not cut: kernels run in such alone."""
+def varies_over(x: jax.Array) -> frozenset[str]:
+    """Axes over which `x` differs, as a `jax.shard_map` that checks knows; none elsewhere."""
+    kind = jax.typeof(x)
+    return kind.vma if hasattr(kind, "vma") else kind.mat.varying  # renamed in jax 0.10
+
+
+def alone(*arrays: jax.Array) -> bool:
+    """Whether what is traced is one device's program, which the partitioner does not cut: kernels run in such alone.
+
+    Not inside a `jax.shard_map` that checks over which axes its arrays vary: kernels and loops here do not say.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    one = jax.device_count() == 1 or (not mesh.empty and mesh.are_all_axes_manual)
+    return one and not any(map(varies_over, arrays))
 
 
 def slices(width: int, devices: int = 1) -> int:

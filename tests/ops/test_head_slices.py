@@ -91,13 +91,36 @@ def test_a_large_head_of_one_device_goes_in_slices_and_says_the_same(monkeypatch
     monkeypatch.setattr(head_chunks, "default_chunk", lambda *_: chunk)
     monkeypatch.setattr(head_slices, "WHOLE", WIDTH * VOCAB)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert head_slices.in_slices(kernel) is kernel
+    assert head_slices.in_slices(kernel, states) is kernel
     monkeypatch.setattr(head_slices, "WHOLE", WIDTH * VOCAB - 1)
     close(both(states, kernel, bias), expected, 2e-6)
     # Nothing beside the gradient itself, and what it is copied from, is as large as the head
     made = [v.aval for e in jaxprs.equations(jax.make_jaxpr(both)(states, kernel, bias).jaxpr) for v in e.outvars]
     assert max(x.size for x in made if x.shape != kernel.shape) <= max(WIDTH * VOCAB // 8, states.size * 2)
-    assert head_slices.in_slices(jnp.zeros((WIDTH, 389))).shape == (WIDTH, 389)  # a prime: whole
+    assert head_slices.in_slices(jnp.zeros((WIDTH, 389)), states).shape == (WIDTH, 389)  # a prime: whole
+
+
+def test_where_axes_are_checked_there_is_no_kernel(monkeypatch):
+    """jax.shard_map and jax.pmap with losses of one's own: kernels cannot say over which axes what they give varies."""
+    grid = meshes.make_mesh({"data": jax.device_count()})
+    states, kernel, _, targets, _, _ = drawn()
+    rows, targets = states.reshape(-1, WIDTH), targets.ravel()
+    monkeypatch.setattr(head_tpu, "here", lambda: True)
+    monkeypatch.setattr(head_chunks, "default_chunk", lambda *_: 4)
+    usable = []
+
+    def of_rows(rows, targets):
+        usable.append(head_tpu.usable(rows, kernel))
+        return logprobs.token_logps(rows, kernel, targets) if not usable[-1] else targets * 1.0
+
+    for checked in (True, False):
+        spread = jax.shard_map(
+            of_rows, mesh=grid, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data"), check_vma=checked
+        )
+        got = jax.jit(spread)(rows, targets)
+        if checked:
+            np.testing.assert_allclose(got, logprobs.token_logps(rows, kernel, targets, chunk=200), rtol=1e-5)
+    assert usable == [False, True]
 
 
 def test_gradients_are_those_of_all_slices_together(monkeypatch):
