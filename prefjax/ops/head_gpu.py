@@ -17,9 +17,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 
 from prefjax.ops import head_chunks, head_slices, parted
+
+plgpu: Any
+try:
+    from jax.experimental.pallas import triton as plgpu
+except ImportError:  # jax 0.12 says that a later one will have none: then chunks do it all
+    plgpu = None
 
 TOKENS, COLUMNS, STEP = 128, 128, 64  # of a tile, and of the width that is in shared memory at a time: 96 KB in stages
 WIDE = 256  # columns of a tile on Hopper, whose 144 KB and registers without spills are not to be had elsewhere
@@ -30,8 +35,8 @@ _DTYPES = ("bfloat16", "float16")
 
 
 def here() -> bool:
-    """Whether what is traced will run on NVIDIA GPUs that Triton knows well, from Ampere on."""
-    return jax.default_backend() == "gpu" and capability() >= (8, 0)
+    """Whether what is traced will run on NVIDIA GPUs that Triton knows well, from Ampere on, by a jax that has it."""
+    return plgpu is not None and jax.default_backend() == "gpu" and capability() >= (8, 0)
 
 
 def usable(hidden: jax.Array, kernel: Any) -> bool:
