@@ -8,13 +8,10 @@ otherwise.
 """
 
 import argparse
-import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-
+import ahead
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from prefjax.models import attention
@@ -27,13 +24,12 @@ def main() -> None:
     for name, default in {"rows": 2, "length": 4096, "heads": 8, "groups": 2, "head_dim": 128}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
-    device = topologies.get_topology_desc(topology_name=args.topology, platform="tpu").devices[0]
-    jax.default_backend = lambda: "tpu"  # for which the library then writes its programs
+    platform, devices = ahead.devices_of(args.topology)
     jax.device_count = lambda: 1
 
     def like(heads: int) -> jax.ShapeDtypeStruct:
         shape = (args.rows, heads, args.length, args.head_dim)
-        return jax.ShapeDtypeStruct(shape, args.dtype, sharding=SingleDeviceSharding(device))
+        return jax.ShapeDtypeStruct(shape, args.dtype, sharding=SingleDeviceSharding(devices[0]))
 
     arrays = like(args.heads), like(args.groups), like(args.groups)
     for backend in ("splash", "plain"):
@@ -43,8 +39,7 @@ def main() -> None:
             out = attention.attend(q, k, v, mask, scale=args.head_dim**-0.5, backend=backend, causal=True)
             return out.astype(jnp.float32).sum()
 
-        traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(*arrays)
-        memory = traced.lower(lowering_platforms=("tpu",)).compile().memory_analysis()
+        memory = ahead.compiled(jax.jit(jax.grad(total, (0, 1, 2))), *arrays, platform=platform)
         print(f"{args.topology}, {backend}: {memory.temp_size_in_bytes / 1e6:,.1f} MB of temporaries")
 
 

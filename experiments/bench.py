@@ -96,12 +96,13 @@ class Shape:
 
 
 def parse(case: str) -> tuple[str, Shape]:
-    """("task", Shape) of `task:option=value:...`.
+    """("task", Shape) of `task:option=value:...`, or of a preset and what is to differ from it.
 
     Raises:
       ValueError: an unknown task, option or value, with a did-you-mean.
     """
-    task, *options = PRESETS.get(case, case).split(":")
+    first, *more = case.split(":")
+    task, *options = [*PRESETS.get(first, first).split(":"), *more]
     if task not in TASKS:
         raise ValueError(f"case {case!r}: task {task!r} is unknown; {did_you_mean(task, [*TASKS, *PRESETS])}")
     fields = {field.name: field for field in dataclasses.fields(Shape)}

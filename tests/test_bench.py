@@ -1,5 +1,6 @@
 """The benchmark: cases by name, useful arithmetic by hand, and a case measured in its own process."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from experiments import bench, bench_figure
 
 def test_cases_are_tasks_with_options():
     assert bench.parse("dpo") == ("dpo", bench.Shape())
+    assert bench.parse("dpo_1b:layers=2")[1] == dataclasses.replace(bench.parse("dpo_1b")[1], layers=2)
     assert bench.parse("sft:vocab=32:layout=packed") == ("sft", bench.Shape(vocab=32, layout="packed", responses=1))
     for case in (*bench.TABLE, *bench.PRESETS, *(case for cases in bench.GROWTH.values() for case in cases)):
         bench.parse(case)
