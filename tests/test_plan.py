@@ -11,6 +11,7 @@ from prefjax.config import ref
 from prefjax.data.gold import dataset as gold
 from prefjax.losses.language import sft
 from prefjax.losses.preference import paired
+from prefjax.models import placement
 from prefjax.models.decoder import decoder
 from prefjax.ops.native import library
 from prefjax.optim import recipes
@@ -94,7 +95,8 @@ def test_names_of_slices():
 
 
 def test_plan_of_a_step(tmp_path, monkeypatch):
-    asked = []
+    asked, parts, token_parts = [], [], placement.token_parts
+    monkeypatch.setattr(placement, "token_parts", lambda *size: parts.append(token_parts(*size)) or parts[-1])
     monkeypatch.setattr(library, "usable", lambda name: asked.append(library._OFF.get()))
     monkeypatch.setattr("prefjax.models.layers.NATIVE_SIZE", 0)
     config = recipe.config(
@@ -111,6 +113,7 @@ def test_plan_of_a_step(tmp_path, monkeypatch):
     assert vocab % (2 * 32) == 0 and made.devices == 4 and made.tokens == 8 * 64
     # policy, reference and two moments; nearly all of it is cut in four
     assert made.state == pytest.approx(4 * made.parameters / 2 * 4 / 4, rel=0.1)
+    assert parts and set(parts) == {4}  # the head is each device's own, as where it has a kernel
     # a policy pass is three forward passes, and the reference a fourth; attention and head come on top
     body = 2 * made.tokens * 2 * (4 * 32 * 32 + 3 * 32 * 64)
     assert 4 * body < made.flops < 14 * body

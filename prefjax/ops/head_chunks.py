@@ -138,12 +138,13 @@ def split(x: jax.Array, count: int) -> jax.Array:
 
 
 def join(x: jax.Array, n: int) -> jax.Array:
-    """The inverse of `_split`."""
+    """The inverse of `split`."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:n]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def chunked(stats, chunk, hidden, targets, where, head):
+    """{"logps" and each of `stats`: [N]}, in chunks of at most so many tokens; 0 in those that nobody asks for."""
     return forward(stats, chunk, hidden, targets, where, head)[0]
 
 
@@ -153,6 +154,7 @@ def _skip(where: jax.Array | None, compute: Any, otherwise: Any, *args: Any) -> 
 
 
 def forward(stats, chunk, hidden, targets, where, head):
+    """(`chunked`, what `gradients` wants to know)."""
     n = hidden.shape[0]
     count = count_of(n, chunk)
     kept = {*stats, "logsumexp"}
@@ -200,6 +202,7 @@ def _chunked_bwd(stats, chunk, saved, grads):
 
 
 def differentiable(grads: dict) -> dict:
+    """Those of statistics that have a gradient."""
     return {name: grad for name, grad in grads.items() if name not in ("top", "top1")}
 
 

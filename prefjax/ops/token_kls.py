@@ -6,7 +6,7 @@ that no device holds whole (`ops.parted`) are gone over in slices, each with the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from prefjax.ops.sequences import token_kls as exact
 class _Side(NamedTuple):
     """A model's output head: its kernel [D, V] and shift [V] or None."""
 
-    kernel: jax.Array
+    kernel: Any
     bias: jax.Array | None
 
 
@@ -65,8 +65,7 @@ def token_kls(
     if isinstance(kernel, parted.Parted) and isinstance(ref_kernel, parted.Parted):
         kls = _of_slices(hidden, ref_hidden, (kernel, ref_kernel), (bias, ref_bias), softcap, chunk)
     else:
-        own, ref = _Side(parted.whole(kernel), bias), _Side(parted.whole(ref_kernel), ref_bias)
-        kls = _in_chunks(hidden, ref_hidden, own, ref, softcap, chunk)[0]
+        kls = _in_chunks(hidden, ref_hidden, _Side(kernel, bias), _Side(ref_kernel, ref_bias), softcap, chunk)[0]
     return kls if where is None else jnp.where(where, kls, 0)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from prefjax import mesh as meshes
 from prefjax.models import placement
 from prefjax.models.decoder import Unembed
-from prefjax.ops import head_tpu, logprobs, parted
+from prefjax.ops import logprobs, parted
 from prefjax.ops.token_kls import token_kls
 from tests import jaxprs
 
@@ -73,6 +73,13 @@ def placed(grid, fn):
     return jax.jit(placement.on(grid, fn), in_shardings=(tuple(head), states, None, None))
 
 
+def largest_inside(grid, fn, *args):
+    """Of what a device makes for itself, the most numbers of one array."""
+    made = jaxprs.equations(jax.make_jaxpr(placement.on(grid, fn))(*args).jaxpr)
+    spread = [e for e in made if e.primitive.name == "shard_map"]
+    return max(v.aval.size for e in spread for inner in jaxprs.equations(e.params["jaxpr"]) for v in inner.outvars)
+
+
 @pytest.mark.parametrize("dtype, stats, tolerance", [("float32", logprobs.STATS, 1e-5), ("bfloat16", (), 0.02)])
 def test_statistics_and_gradients_equal_one_devices(grid, dtype, stats, tolerance):
     head, states, *rest = inputs()
@@ -88,14 +95,7 @@ def test_statistics_and_gradients_equal_one_devices(grid, dtype, stats, toleranc
         e for spread in made if spread.primitive.name == "shard_map" for e in jaxprs.equations(spread.params["jaxpr"])
     ]
     assert {"all_gather", "reduce_scatter"} <= {e.primitive.name for e in inside}
-    assert max(v.aval.size for e in inside for v in e.outvars) == D * V // 8
-
-
-def largest_inside(grid, fn, *args):
-    """Of what a device makes for itself, the most numbers of one array."""
-    made = jaxprs.equations(jax.make_jaxpr(placement.on(grid, fn))(*args).jaxpr)
-    spread = [e for e in made if e.primitive.name == "shard_map"]
-    return max(v.aval.size for e in spread for inner in jaxprs.equations(e.params["jaxpr"]) for v in inner.outvars)
+    assert largest_inside(grid, fn, head, states, *rest) == D * V // 8
 
 
 @pytest.mark.parametrize("width, sliced", [(D, True), (D + 2, False)])  # devices do not divide D + 2
@@ -135,7 +135,7 @@ def test_slices_hold_every_column_once():
     np.testing.assert_array_equal(cut.put(columns, -pieces[1], 1), np.where(columns // 4 == 1, -columns, columns))
 
 
-def test_what_is_parted(grid, monkeypatch):
+def test_what_is_parted(grid):
     cut = placement.on(grid, placement.head_cut)
     assert cut(ROWS, LENGTH, (D, V)) == parted.Cut(("fsdp", "sequence"), ("tensor",), 8)
     assert cut(1, LENGTH, (D, V)) == parted.Cut(("sequence",), ("tensor",), 8)  # one row is not cut
@@ -143,6 +143,6 @@ def test_what_is_parted(grid, monkeypatch):
     for rows, length, shape in ((2, 7, (D, V)), (2, 8, (6, V)), (2, 8, (D, 193)), (2, 8, (V,))):
         assert cut(rows, length, shape) is None
     assert placement.head_cut(ROWS, LENGTH, (D, V)) is None  # no mesh
-    monkeypatch.setattr(head_tpu, "here", lambda: True)  # where a kernel is, rows alone are cut by hand too
-    assert cut(ROWS, 7, (D, V)) == parted.Cut(("fsdp",), ("tensor",), 8)
-    assert cut(1, 7, (D, V)) is None
+    with placement.elsewhere():  # where a kernel is, rows alone are cut by hand too
+        assert cut(ROWS, 7, (D, V)) == parted.Cut(("fsdp",), ("tensor",), 8)
+        assert cut(1, 7, (D, V)) is None
